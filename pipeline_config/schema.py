@@ -1,0 +1,343 @@
+"""The pipeline's configuration: one pydantic model, one section per stage, unknown keys refused.
+
+    config = load_config("pipeline_config/demo.yaml", {"grpo.steps": 5})
+
+Sections bear the names of the stages; `student` and `rewards` are shared by several. A value's unit or meaning that its
+name does not tell stands in its description.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data_contracts.records import CHOICE_KINDS, DISTORTIONS, SEVERITIES, SUB_TASKS
+
+CONFIG_FOLDER = Path(__file__).parent
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, key and cure. Never retried."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- ingest
+class QuestionsConfig(Section):
+    """Which questions are expanded per media file."""
+
+    sub_tasks: tuple[str, ...] = tuple(SUB_TASKS)
+    kinds: tuple[str, ...] = CHOICE_KINDS
+    num_choices: Annotated[int, Field(ge=2, le=8)] = 4
+    regions_per_image: Count = 2
+
+    @model_validator(mode="after")
+    def _known(self) -> QuestionsConfig:
+        for name, known in (("sub_tasks", tuple(SUB_TASKS)), ("kinds", CHOICE_KINDS)):
+            unknown = set(getattr(self, name)) - set(known)
+            if unknown:
+                raise ValueError(f"{name}: unknown {sorted(unknown)}; known are {list(known)}")
+        return self
+
+
+class SourceConfig(Section):
+    name: str
+    split: Literal["train", "test"] | None = Field(None, description="declared for all files; None = by photograph")
+
+
+class VidaSource(SourceConfig):
+    """ViDA-UGC layout: a folder of images, metadata JSON(L), optional conversation JSONL files."""
+
+    kind: Literal["vida"]
+    images: Path
+    metadata: Path
+    conversations: tuple[Path, ...] = ()
+
+
+class TableSource(SourceConfig):
+    """A folder of images and a CSV or Parquet with a score per image (KADID, KonIQ, TID)."""
+
+    kind: Literal["table"]
+    images: Path
+    scores: Path
+    file_column: str = "image"
+    mos_column: str = "mos"
+    reference_column: str | None = Field(None, description="column naming the pristine original: unit of the split")
+    mos_range: tuple[float, float] = Field((1.0, 5.0), description="mapped linearly to [1, 5]; (high, low) inverts")
+
+
+class DegradeSource(SourceConfig):
+    """Pristine photographs, degraded with known type, severity and box."""
+
+    kind: Literal["degrade"]
+    photographs: Path | Literal["builtin"] = Field("builtin", description="folder, or the photographs shipped here")
+    side: Annotated[int, Field(multiple_of=28, ge=56)] = Field(168, description="pixels, both sides of the crop")
+    crops_per_photograph: Count = 8
+    test_crops_per_photograph: Count | None = Field(None, description="None = as crops_per_photograph")
+    distortions: tuple[str, ...] = DISTORTIONS
+    severities: tuple[str, ...] = SEVERITIES
+    max_distortions: Annotated[int, Field(ge=1, le=3)] = 3
+    pristine_share: Share = 0.08
+    box_share: Share = Field(0.5, description="share of distortions confined to a box")
+    box_step: Count = Field(28, description="pixels; box corners stand on this grid")
+
+
+Source = Annotated[VidaSource | TableSource | DegradeSource, Field(discriminator="kind")]
+
+
+class IngestConfig(Section):
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    test_share: Share = Field(0.25, description="share of source photographs held out, where the source declares none")
+    max_file_megabytes: float = 64.0
+    max_megapixels: float = Field(64.0, description="larger pictures are refused before they are decoded")
+    near_duplicate_bits: int = Field(4, description="perceptual hashes this close (of 64) go to the same split")
+    questions: QuestionsConfig = QuestionsConfig()
+
+
+# -------------------------------------------------------------------------------------------------------- annotate
+class MeasuredTeacher(Section):
+    """Embedded default, no network: measures the picture and reasons from what it measured."""
+
+    kind: Literal["measured"] = "measured"
+
+
+class OpenAITeacher(Section):
+    """Any OpenAI-compatible endpoint. The key is read from the environment variable or Prefect Secret named here."""
+
+    kind: Literal["openai"]
+    base_url: str
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    max_in_flight: Count = 16
+    timeout_seconds: float = 120.0
+    max_attempts: Count = Field(5, description="of one request, on 429, 5xx, timeout, lost connection")
+    temperature: float = 1.0
+    top_p: float = 0.95
+    max_new_tokens: Count = 512
+    price_per_million_prompt_tokens: float = 0.0
+    price_per_million_completion_tokens: float = 0.0
+
+
+class AnnotateConfig(Section):
+    teacher: Annotated[MeasuredTeacher | OpenAITeacher, Field(discriminator="kind")] = MeasuredTeacher()
+    tries: Count = 3
+    tau: Share = Field(0.6, description="reasoning is kept if the accuracy reward of its answer exceeds this")
+    rejected: Literal["answer_only", "drop"] = Field(
+        "drop", description="a question whose every try was rejected: kept with its gold but no reasoning, or left out"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- compress
+class CompressConfig(Section):
+    merge_by: tuple[Literal["image", "sub_task"], ...] | None = Field(
+        ("image", "sub_task"), description="None = one dialogue per question"
+    )
+    max_pairs: Count = 8
+    max_tokens: Count = Field(480, description="of prompt + response, estimated from characters")
+    max_think_tokens: Annotated[int, Field(ge=0)] = Field(40, description="of the one think block per merged turn")
+    characters_per_token: float = 4.0
+
+
+# --------------------------------------------------------------------------------------------------------- student
+class LoraConfig(Section):
+    r: Count = 64
+    alpha: Count = 128
+    dropout: Share = 0.05
+
+
+class FreezeConfig(Section):
+    vision: bool = False
+    merger: bool = False
+    language: bool = False
+
+
+class ModelShape(Section):
+    """Shape numbers for the memory estimate of ``--dry-run``, where the checkpoint is not on this machine."""
+
+    parameters: Count
+    vision_parameters: Count
+    hidden: Count
+    layers: Count
+    vocabulary: Count
+
+
+class StudentConfig(Section):
+    model: str = Field("builtin:tiny", description="builtin:tiny, a local folder, or a hub id")
+    boxes: Literal["auto", "norm1000", "pixels"] = Field(
+        "auto", description="auto: pixels of the resized image for Qwen2.5-VL, norm1000 for Qwen2-VL"
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    min_pixels: Count | None = Field(None, description="per picture, as the processor counts; None = checkpoint's")
+    max_pixels: Count | None = None
+    lora: LoraConfig | None = None
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = False
+    devices: Count = Field(1, description="processes of the training child; more than one goes through torchrun")
+    threads: int = Field(0, description="CPU threads of a child, 0 = all")
+    shape: ModelShape | None = None
+
+
+# ------------------------------------------------------------------------------------------------ training sections
+class OptimiserConfig(Section):
+    lr: float
+    lr_merger: float | None = Field(None, description="None = lr")
+    lr_vision: float | None = Field(None, description="None = lr")
+    weight_decay: float = 0.05
+    warmup_share: Share = 0.03
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    max_grad_norm: float = 1.0
+    beta2: float = 0.999
+
+
+class SftConfig(Section):
+    epochs: float = 1.0
+    batch_size: Count = Field(8, description="dialogues per device and forward pass")
+    accumulate: Count = 1
+    max_tokens: Count = Field(2048, description="vision tokens included; a longer dialogue is quarantined")
+    optimiser: OptimiserConfig
+    freeze: FreezeConfig = FreezeConfig()
+    save_steps: Count = 100
+    deepspeed: Path | None = None
+
+
+class MineConfig(Section):
+    prompts: Count = Field(128, description="training dialogues rolled out")
+    sub_tasks: tuple[str, ...] = ("mcq",)
+    num_rollouts: Count = Field(8, description="k, per prompt")
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: Count = 96
+    batch_size: Count = Field(128, description="rollouts generated at once")
+    right_above: Share = Field(0.99, description="a rollout whose accuracy reward exceeds this counts as all right")
+    easy_pool: Annotated[int, Field(ge=0)] = Field(8, description="solved prompts kept beside the hard ones")
+    random_control: bool = Field(False, description="also mark an equal-size random set (pool 'random')")
+
+
+class GrpoConfig(Section):
+    pool: Literal["hard", "random"] = "hard"
+    steps: Annotated[int, Field(ge=0)] = 30
+    prompts_per_step: Count = 4
+    num_rollouts: Annotated[int, Field(ge=2)] = Field(8, description="G, per prompt")
+    max_new_tokens: Count = 96
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: Count = Field(32, description="completions per device and forward pass")
+    clip_low: float = 0.2
+    clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")
+    beta: float = Field(0.0, description="weight of the KL to the SFT student; 0 loads no reference")
+    inner_updates: Count = 1
+    scale_by_std: bool = True
+    loss_per: Literal["sample", "token", "constant"] = "sample"
+    optimiser: OptimiserConfig
+    freeze: FreezeConfig = FreezeConfig(vision=True)
+    probe_prompts: Annotated[int, Field(ge=0)] = Field(64, description="fixed training prompts scored before and after")
+    probe_rollouts: Count = 4
+    save_steps: Count = 10
+    deepspeed: Path | None = None
+
+
+# --------------------------------------------------------------------------------------------- rewards, evaluation
+class RewardsConfig(Section):
+    """Rubrics: per problem type, named rewards and their weights. Total = weighted sum of the parts that apply."""
+
+    rubrics: dict[str, dict[str, float]] = {}
+    truncated: float = Field(0.0, description="accuracy of a completion cut at its token limit without an answer")
+
+
+class EvaluateConfig(Section):
+    prompts: Count = Field(500, description="held-out dialogues at most, spread over the photographs")
+    max_new_tokens: Count = 160
+    batch_size: Count = 64
+    replicates: Count = Field(1000, description="bootstrap over source photographs")
+    gallery: Count = Field(24, description="pictures shown in the report")
+
+
+class PromoteConfig(Section):
+    registered_model: str = "discern-student"
+    min_gain: dict[str, float] = Field(
+        {"composite": 0.0}, description="metric -> smallest paired mean difference to the present champion"
+    )
+    min_low: dict[str, float] = Field(
+        {}, description="metric -> smallest lower end of the paired 95 % interval"
+    )
+
+
+class TrackingConfig(Section):
+    uri: str | None = Field(None, description="MLflow tracking store; None = SQLite under the home")
+    experiment: str = "discern"
+
+
+class PipelineConfig(Section):
+    name: str
+    seed: int = 0
+    ingest: IngestConfig
+    annotate: AnnotateConfig = AnnotateConfig()
+    compress: CompressConfig = CompressConfig()
+    student: StudentConfig = StudentConfig()
+    rewards: RewardsConfig = RewardsConfig()
+    sft: SftConfig
+    mine: MineConfig = MineConfig()
+    grpo: GrpoConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    promote: PromoteConfig = PromoteConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def find_config(name: str | Path) -> Path:
+    """A config's path from its path or its bare name (``demo``)."""
+    path = Path(name)
+    for candidate in (path, CONFIG_FOLDER / path.name, CONFIG_FOLDER / f"{path.name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml")))
+    raise ConfigError(f"{name}: no such config file, and none of that name in {CONFIG_FOLDER} (there are: {known})")
+
+
+def load_config(name: str | Path, overrides: dict[str, Any] | None = None) -> PipelineConfig:
+    """Read, override (dotted keys, as in ``{"grpo.steps": 5}``) and validate a config.
+
+    Raises ConfigError: missing file, YAML that does not parse, unknown key, value out of range.
+    """
+    path = find_config(name)
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no mapping; start from {CONFIG_FOLDER / 'demo.yaml'}")
+    for dotted, value in (overrides or {}).items():
+        _override(tree, dotted, value, path)
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        findings = "\n".join(
+            f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
+            + (" (unknown key: check its spelling against pipeline_config/schema.py)" if e["type"] == "extra_forbidden" else "")
+            for e in error.errors()
+        )
+        raise ConfigError(f"{path}: {error.error_count()} key(s) cannot be used:\n{findings}") from error
+
+
+def _override(tree: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
+        else:
+            node = node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"{path}: override {dotted}: {'.'.join(parents[: depth + 1])} is not a section")
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise ConfigError(f"{path}: override {dotted}: {last} is no position in a list of {len(node)}")
+        node[int(last)] = value
+    else:
+        node[last] = value
