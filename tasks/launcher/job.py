@@ -1,0 +1,161 @@
+"""The child's side of a stage's child process: its job, its progress lines, its exit code.
+
+A module that runs as a child ends with
+
+    if __name__ == "__main__":
+        child_main(run)          # run(job: Job) -> dict of facts that the parent gets back
+
+and is started by `tasks.launcher.child.run_child` as ``python -m tasks.sft.train job.json`` (under torchrun when there
+is more than one device). Imports neither Prefect nor torch. Ours, not of a paper.
+
+Exit codes: 0 done; 2 the user has to change something (never retried); 28 the disk is full (never retried); 75 out of
+memory (retried); anything else a crash (retried).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline_config.schema import PipelineConfig
+
+EXIT_USER = 2
+EXIT_DISK_FULL = errno.ENOSPC
+EXIT_OUT_OF_MEMORY = os.EX_TEMPFAIL
+PROGRESS_MARK = "@progress "
+ERROR_MARK = "error: "
+RESULT_FILE = "result.json"
+JOB_FILE = "job.json"
+LIFELINE_VARIABLE = "DISCERN_LIFELINE"
+GRACE_SECONDS = 10.0
+
+
+class DiskFull(OSError):
+    """No room left; the message names the path, the bytes needed and the cure. Never retried."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child has to do.
+
+    config: the whole pipeline configuration. inputs: name -> absolute path of a published input. out: where the child
+    puts its final artifact, made beside and renamed into place. folder: the child's own folder, which survives a retry
+    (checkpoints stand here). seed: derived from config.seed. options: whatever else the verb tells its child.
+    """
+
+    config: PipelineConfig
+    inputs: dict[str, str]
+    out: Path
+    folder: Path
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it; the inverse of `from_dict`."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "inputs": self.inputs,
+            "out": str(self.out),
+            "folder": str(self.folder),
+            "seed": self.seed,
+            "options": self.options,
+        }
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Job:
+        return cls(
+            config=PipelineConfig.model_validate(tree["config"]),
+            inputs=dict(tree["inputs"]),
+            out=Path(tree["out"]),
+            folder=Path(tree["folder"]),
+            seed=int(tree["seed"]),
+            options=dict(tree["options"]),
+        )
+
+
+def is_rank_zero() -> bool:
+    """True in a single process and in the first rank under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def progress(done: float, total: float, **figures: float) -> None:
+    """Tell the parent how far the child is: one ``@progress {json}`` line on stdout, from rank 0 only."""
+    if is_rank_zero():
+        print(PROGRESS_MARK + json.dumps({"done": done, "total": total, **figures}), flush=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new, never a part."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    with beside.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def child_main(run: Callable[[Job], dict[str, Any]]) -> None:
+    """Read the job named by the first argument, run it, write its facts, exit with the code that says how it went."""
+    _end_with_parent()
+    if len(sys.argv) != 2:
+        print(f"{ERROR_MARK}usage: python -m <module> {JOB_FILE}", file=sys.stderr)
+        sys.exit(EXIT_USER)
+    job_file = Path(sys.argv[1])
+    try:
+        job = Job.from_dict(json.loads(job_file.read_text()))
+        facts = run(job)
+        if is_rank_zero():
+            write_atomically(job_file.parent / RESULT_FILE, json.dumps(facts))
+    except Exception as error:
+        sys.exit(_exit_code(error))
+    sys.exit(0)
+
+
+def _exit_code(error: Exception) -> int:
+    from data_contracts.check import ContractError
+    from pipeline_config.schema import ConfigError
+
+    if isinstance(error, ConfigError | ContractError):
+        print(f"{ERROR_MARK}{error}", file=sys.stderr, flush=True)
+        return EXIT_USER
+    traceback.print_exc()
+    print(f"{ERROR_MARK}{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
+        return EXIT_OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return EXIT_DISK_FULL
+    return EXIT_USER if isinstance(error, ValueError) else 1
+
+
+def _is_torch_out_of_memory(error: Exception) -> bool:
+    # By name: this module must not import torch, and a CPU allocation that fails is a bare RuntimeError.
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _end_with_parent() -> None:
+    """End this process group when the parent is gone, however it went.
+
+    The parent holds the write end of our stdin; ranks under torchrun inherit it although they stand in sessions of
+    their own, which a signal to the group would not reach.
+    """
+    if os.environ.get(LIFELINE_VARIABLE) != "stdin":
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
