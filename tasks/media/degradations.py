@@ -12,6 +12,7 @@ size the student sees: resizing afterwards would undo it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ _JPEG_BLOCK = 8
 _PATCH_GRID = 4
 
 
-def _bytes(values: NDArray[np.float32]) -> Pixels:
+def _bytes(values: NDArray[Any]) -> Pixels:
     return np.clip(values + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -63,8 +64,9 @@ def blocking_artifacts(pixels: Pixels, strength: float, rng: np.random.Generator
     """Real JPEG compression on its 8 x 8 grid, quality 24 down to 3."""
     quality = round(24.0 * (3.0 / 24.0) ** strength)
     done, buffer = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    return np.asarray(cv2.cvtColor(cv2.imdecode(buffer, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    decoded = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    assert done and decoded is not None
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def edge_aliasing(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
@@ -160,9 +162,7 @@ def apply(pixels: Pixels, distortion: str, strength: float, rng: np.random.Gener
     return DEGRADATIONS[distortion](pixels, float(strength), rng)
 
 
-def degrade(
-    pixels: Pixels, distortion: str, severity: str, box: PixelBox | None, rng: np.random.Generator
-) -> Pixels:
+def degrade(pixels: Pixels, distortion: str, severity: str, box: PixelBox | None, rng: np.random.Generator) -> Pixels:
     """Degrade a picture, or one box of it, with one of the three fixed strengths.
 
     pixels: uint8, height x width x 3, RGB; not changed. box: (x1, y1, x2, y2) in pixels, x2 and y2 excluded; nothing
