@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_contracts.records import CHOICE_KINDS, DISTORTIONS, SEVERITIES, SUB_TASKS
+from pipeline_config.rubrics import DEFAULT_RUBRICS
 
 CONFIG_FOLDER = Path(__file__).parent
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -247,8 +248,19 @@ class GrpoConfig(Section):
 class RewardsConfig(Section):
     """Rubrics: per problem type, named rewards and their weights. Total = weighted sum of the parts that apply."""
 
-    rubrics: dict[str, dict[str, float]] = {}
-    truncated: float = Field(0.0, description="accuracy of a completion cut at its token limit without an answer")
+    rubrics: dict[str, dict[str, float]] = Field({}, description="laid over pipeline_config/rubrics.py, key by key")
+    truncated: Share = Field(0.0, description="accuracy of a completion cut at its token limit without an answer")
+    unparseable: Share = Field(0.0, description="accuracy of an answer that cannot be read")
+    untagged: Literal["answer", "unparseable"] = Field(
+        "answer", description="what a completion without any tag is: all of it the answer (format 0), or no answer"
+    )
+    mos_threshold: float = Field(0.35, description="an opinion score this close to the gold is right (Q-Insight)")
+    box_iou: Share = Field(0.5, description="boxes that overlap this much are the same box")
+
+    @model_validator(mode="after")
+    def _defaults_below(self) -> RewardsConfig:
+        object.__setattr__(self, "rubrics", {**DEFAULT_RUBRICS, **self.rubrics})
+        return self
 
 
 class EvaluateConfig(Section):

@@ -1,0 +1,49 @@
+"""Reading one number, with its unit, as the entire answer field."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+_NUMBER = r"[+-]?(?:\d{1,3}(?:,\d{3}){1,5}(?:\.\d{0,30})?|\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,3})?"
+_QUANTITY = re.compile(
+    rf"(?:[$€£¥]\s?)?({_NUMBER})(?:\s{{0,4}}([A-Za-z%°µμΩ$€£¥][A-Za-z%°µμΩ/·*.^²³⁻¹-]{{0,15}}(?:\^?-?[23])?(?: [A-Za-z]{{1,12}})?))?\.?"
+)
+_FRACTION = re.compile(r"([+-]?\d{1,15})\s{0,2}/\s{0,2}(\d{1,15})")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number as it was written. decimal: it bears a decimal mark. unit: "" if none."""
+
+    value: float
+    decimal: bool
+    unit: str
+
+
+def read_quantity(field: str | None) -> Quantity | None:
+    """The field's one number: "3.42", "1,234.5 kg", "$5", "50%", "-2e3". None if the field holds anything else.
+
+    A range or a sentence ("a number between 0 and 10") is no number. Finite values only.
+    """
+    if field is None or len(field) > 128:
+        return None
+    found = _QUANTITY.fullmatch(field.strip())
+    if found is None:
+        return None
+    value = float(found.group(1).replace(",", ""))
+    if not math.isfinite(value):
+        return None
+    return Quantity(value, "." in found.group(1), (found.group(2) or "").rstrip(".").strip())
+
+
+def read_number(field: str | None) -> float | None:
+    """The value of `read_quantity`, or of a plain fraction "3/4"."""
+    quantity = read_quantity(field)
+    if quantity is not None:
+        return quantity.value
+    fraction = _FRACTION.fullmatch(field.strip()) if field is not None and len(field) <= 128 else None
+    if fraction is None or int(fraction.group(2)) == 0:
+        return None
+    return int(fraction.group(1)) / int(fraction.group(2))

@@ -1,0 +1,151 @@
+"""The one entry point that mining, GRPO, evaluation and the teacher's check call: a sample and a completion in, a score out.
+
+    score({"problem_type": "choice", "options": [..], "answer": "B"}, "<think>..</think><answer>B</answer>", RewardsConfig())
+
+The rubric is chosen per SAMPLE by its problem type (released code of peers scores a batch by its first sample's type).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.rewards import choice, format, quality, text  # noqa: F401  entering their rewards into the table
+from tasks.rewards.answers.turn import Turn, read_turn, split_numbered
+from tasks.rewards.reward import REWARDS, Item, Outcome, SampleError, Unread
+
+if TYPE_CHECKING:
+    from pipeline_config.schema import RewardsConfig
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a completion earned.
+
+    total: weighted sum, by the rubric, of the parts that apply; 0 if a gate failed. parts: value of every named reward of
+    the rubric, None where it does not apply, and always ``accuracy``. accuracy: in [0, 1], weighted mean of the rubric's
+    rewards that judge the answer; for a dialogue the mean over its pairs (n_correct / n for choices). pair_accuracy,
+    pair_answers: per pair, in order; one of each for a single question. reason: one line for people.
+    """
+
+    total: float
+    parts: dict[str, float | None]
+    reason: str
+    accuracy: float
+    pair_accuracy: tuple[float, ...]
+    pair_answers: tuple[str | None, ...]
+
+
+def score(sample: Mapping[str, Any], completion: str, rewards: RewardsConfig, *, truncated: bool = False) -> Score:
+    """Score one completion of a question or of a merged dialogue.
+
+    sample: question-like (``problem_type``, ``question``, ``options``, ``answer``, what its rewards need beside) or a
+    dialogue (``pairs``: list of questions; ``answer`` fields are matched by their number). truncated: the completion was
+    cut at its token limit; without a readable answer field its accuracy is ``rewards.truncated``.
+
+    Raises SampleError (a ValueError) on a malformed sample or rubric; never on a completion.
+    """
+    turn = read_turn(completion, rewards.untagged)
+    pairs = sample.get("pairs")
+    pairs = None if pairs is None else list(pairs)
+    if pairs is not None and len(pairs) != 1:
+        return _score_dialogue(sample, pairs, turn, rewards, truncated)
+    question = {**sample, **pairs[0]} if pairs else sample
+    answer = split_numbered(turn.answer, 1)[0] if turn.answer is not None else None
+    rubric = rubric_of(question, rewards)
+    cut = truncated and answer is None
+    parts, accuracy, why = _score_question(question, answer, turn, rewards, rubric, cut)
+    return Score(total_of(parts, rubric), parts, _reason(why, cut), accuracy, (accuracy,), (answer,))
+
+
+def _score_dialogue(
+    sample: Mapping[str, Any], pairs: list[Any], turn: Turn, rewards: RewardsConfig, truncated: bool
+) -> Score:
+    if not pairs:
+        raise SampleError("field 'pairs': a dialogue needs at least one question with its answer")
+    cut = truncated and turn.answer is None
+    answers: list[str | None] = [None] * len(pairs) if turn.answer is None else split_numbered(turn.answer, len(pairs))
+    accuracies, whys = [], []
+    for number, (pair, answer) in enumerate(zip(pairs, answers, strict=True), start=1):
+        rubric = {name: w for name, w in rubric_of(pair, rewards).items() if REWARDS[name].judges == "answer"}
+        _, accuracy, why = _score_question(pair, answer, turn, rewards, rubric, cut)
+        accuracies.append(accuracy)
+        whys += [f"{number}: {why}"] if why else []
+    accuracy = sum(accuracies) / len(accuracies)
+    rubric = _rubric("dialogue", rewards)
+    whole = {"problem_type": "dialogue", **{k: v for k, v in sample.items() if k != "problem_type"}}
+    parts: dict[str, float | None] = {"accuracy": accuracy}
+    for name in rubric:
+        if name != "accuracy":
+            outcome = REWARDS[name].function(Item(whole, turn.answer, turn, rewards))
+            parts[name] = None if isinstance(outcome, Unread) else outcome
+    total = total_of(parts, rubric)
+    return Score(total, parts, _reason("; ".join(whys), cut), accuracy, tuple(accuracies), tuple(answers))
+
+
+def _score_question(
+    question: Mapping[str, Any],
+    answer: str | None,
+    turn: Turn,
+    rewards: RewardsConfig,
+    rubric: Mapping[str, float],
+    cut: bool,
+) -> tuple[dict[str, float | None], float, str]:
+    """Parts, accuracy and reason of one question under one rubric."""
+    parts: dict[str, float | None] = {}
+    whys = []
+    item = Item(question, answer, turn, rewards)
+    for name in rubric:
+        if name == "accuracy":
+            continue
+        outcome: Outcome = REWARDS[name].function(item)
+        if REWARDS[name].judges == "answer" and cut and outcome is not None:
+            outcome = rewards.truncated
+        if isinstance(outcome, Unread):
+            whys.append(f"{name}: {outcome.why if answer is not None else 'no answer'}")
+            outcome = rewards.unparseable
+        parts[name] = outcome
+    judged = [(parts[n] or 0.0, w) for n, w in rubric.items() if n in parts and REWARDS[n].judges == "answer" and parts[n] is not None]
+    weight = sum(w for _, w in judged)
+    accuracy = sum(value * w for value, w in judged) / weight if weight > 0 else 0.0
+    parts["accuracy"] = accuracy
+    return parts, accuracy, "; ".join(whys)
+
+
+def total_of(parts: Mapping[str, float | None], rubric: Mapping[str, float]) -> float:
+    """Weighted sum of the parts that apply; 0 if a gate among them is 0."""
+    total = 0.0
+    for name, weight in rubric.items():
+        value = parts.get(name)
+        if value is None:
+            continue
+        if name != "accuracy" and REWARDS[name].judges == "gate":
+            if value == 0:
+                return 0.0
+            continue
+        total += weight * value
+    return total
+
+
+def _reason(why: str, cut: bool) -> str:
+    return "cut at the token limit without an answer" if cut else why or "read"
+
+
+def rubric_of(question: Mapping[str, Any], rewards: RewardsConfig) -> Mapping[str, float]:
+    """The rubric of a question: that of ``domain/problem_type`` if there is one, else of ``problem_type``."""
+    problem_type = question.get("problem_type")
+    if not isinstance(problem_type, str):
+        raise SampleError(f"field 'problem_type': is {problem_type!r}; it names the rubric in the config's rewards.rubrics")
+    key = f"{question.get('domain')}/{problem_type}"
+    return _rubric(key if key in rewards.rubrics else problem_type, rewards)
+
+
+def _rubric(key: str, rewards: RewardsConfig) -> Mapping[str, float]:
+    rubric = rewards.rubrics.get(key)
+    if rubric is None:
+        raise SampleError(f"field 'problem_type': no rubric for {key!r}; rewards.rubrics has {sorted(rewards.rubrics)}")
+    unknown = [name for name in rubric if name != "accuracy" and name not in REWARDS]
+    if unknown:
+        raise SampleError(f"rewards.rubrics.{key}: no reward named {unknown[0]!r}; there are {sorted(REWARDS)}")
+    return rubric
