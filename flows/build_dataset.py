@@ -1,6 +1,6 @@
 """The data stages alone: media and annotations to training dialogues; no student is loaded.
 
-    python -m flows.build_dataset --config demo
+python -m flows.build_dataset --config demo
 """
 
 from __future__ import annotations

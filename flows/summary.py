@@ -27,7 +27,9 @@ COLUMNS = (
 )
 
 
-def summarise(run: Run, flow: str, config: str, stages: dict[str, dict[str, Any]], refs: dict[str, Ref]) -> dict[str, Any]:
+def summarise(
+    run: Run, flow: str, config: str, stages: dict[str, dict[str, Any]], refs: dict[str, Ref]
+) -> dict[str, Any]:
     """The summary of a run. stages: name -> facts, as ``tasks.launcher.stage.stage_facts`` gives them."""
     summary: dict[str, Any] = {
         "run_id": run.run_id,

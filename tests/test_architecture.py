@@ -53,5 +53,7 @@ def test_no_module_is_named_for_nothing() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     modules = [p for top in ("flows", "tasks", "pipeline_config", "data_contracts") for p in (ROOT / top).rglob("*.py")]
-    silent = [str(p.relative_to(ROOT)) for p in modules if (text := p.read_text().strip()) and not text.startswith('"""')]
+    silent = [
+        str(p.relative_to(ROOT)) for p in modules if (text := p.read_text().strip()) and not text.startswith('"""')
+    ]
     assert not silent
