@@ -1,19 +1,38 @@
 """Load and save a student: any Qwen2-VL / Qwen2.5-VL checkpoint, in full or as LoRA on its base.
 
     student = load_student("builtin:tiny", config.student)
+
+Beside the weights stands ``discern.json``: the box convention the student was trained in and, for LoRA, its base.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tasks.student.torchvision_operators  # noqa: F401, I001  before anything imports torchvision
 import torch
 
-from pipeline_config.schema import StudentConfig
+from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
+from tasks.student.pictures import Pictures
+
+BUILTIN = "builtin:"
+NOTE_FILE = "discern.json"
+ADAPTER_FILE = "adapter_config.json"
+# What each family was trained to read and write.
+BOXES_OF_FAMILY: dict[str, Convention] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "pixels"}
+# LoRA goes on the language model's linear layers; of the vision tower, small beside it, the whole is trained (the
+# official MIPI baseline has learning rates for vision and merger of their own).
+_LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+_LORA_WHOLE = ["visual"]
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass
@@ -23,6 +42,11 @@ class Student:
     model: Any
     processor: Any
     boxes: Convention
+    base: str | None = None
+    pictures: Pictures = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.pictures = Pictures(self.processor.image_processor)
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +62,19 @@ def resolve_model(name: str) -> Path | str:
 
     Raises ConfigError: unknown builtin, a path that is no folder.
     """
-    raise NotImplementedError
+    if name.startswith(BUILTIN):
+        folder = Path(__file__).parent / name.removeprefix(BUILTIN)
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"student.model {name}: no such builtin; there is {BUILTIN}tiny")
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        raise ConfigError(
+            f"student.model {name}: no folder is there; name a checkpoint folder, a hub id or {BUILTIN}tiny"
+        )
+    return name
 
 
 def load_student(model: str, config: StudentConfig, *, train: bool = False) -> Student:
@@ -46,11 +82,176 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
 
     train=False: eval mode, no gradients. train=True: train mode; with ``config.lora`` a full checkpoint is wrapped in new
     adapters, a LoRA checkpoint goes on with its own. A local folder or builtin never touches the hub.
+    Weights are ``config.precision``, except that full training without DeepSpeed keeps them float32 for the optimiser.
+    Sets torch's threads where ``config.threads`` does.
     Raises ConfigError: missing folder, no image-text-to-text model, architecture outside the Qwen2-VL family.
     """
-    raise NotImplementedError
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    source = resolve_model(model)
+    note = _read_note(source)
+    adapters = source if isinstance(source, Path) and (source / ADAPTER_FILE).is_file() else None
+    base = _base_of(adapters, note) if adapters else model
+    base_source = resolve_model(base)
+    family = _family(base_source)
+    network = _load_base(base_source, config, _dtype(config, train, lora=bool(adapters or config.lora)))
+    if adapters:
+        network = _load_adapters(network, adapters, train)
+    elif train and config.lora:
+        network = _new_adapters(network, config.lora)
+    processor = _load_processor(source, config)
+    boxes = note.get("boxes", BOXES_OF_FAMILY[family]) if config.boxes == "auto" else config.boxes
+    _place(network, train)
+    return Student(network, processor, boxes, base if adapters or (train and config.lora) else None)
 
 
-def save_student(student: Student, folder: Path) -> None:
-    """Write weights (full, or adapters only), processor, tokenizer and ``discern.json`` beside, then rename to ``folder``."""
-    raise NotImplementedError
+def save_student(student: Student, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write weights (full, or adapters only), processor, tokenizer and ``discern.json`` beside, then rename to ``folder``.
+
+    state_dict: the weights where the model does not hold them whole (ZeRO-3 gathers them). Replaces what stood there.
+    """
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        student.model.save_pretrained(beside, state_dict=state_dict)
+        (beside / "README.md").unlink(missing_ok=True)  # peft's model card names the local base folder
+        student.processor.save_pretrained(beside)
+        note = {"boxes": student.boxes} | ({"base": student.base} if student.base else {})
+        (beside / NOTE_FILE).write_text(json.dumps(note, indent=1) + "\n")
+        replace_folder(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def replace_folder(beside: Path, folder: Path) -> None:
+    """Put a finished folder where another may stand; a reader sees the old one, none, or the new one whole."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_note(source: Path | str) -> dict[str, Any]:
+    path = source / NOTE_FILE if isinstance(source, Path) else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); delete it and set student.boxes") from error
+
+
+def _base_of(adapters: Path, note: Mapping[str, Any]) -> str:
+    base = note.get("base") or json.loads((adapters / ADAPTER_FILE).read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{adapters / ADAPTER_FILE}: names no base model; set base_model_name_or_path there")
+    return str(base)
+
+
+def _family(source: Path | str) -> str:
+    """The base's model_type, checked to be one we can train."""
+    from transformers import AutoConfig
+
+    if isinstance(source, Path) and not (source / "config.json").is_file():
+        raise ConfigError(f"{source}: no config.json, so no checkpoint; name the folder that save_pretrained wrote")
+    try:
+        family = AutoConfig.from_pretrained(source, local_files_only=isinstance(source, Path)).model_type
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"student.model {source}: its config cannot be had ({_first_line(error)}); "
+            "download it to the Hugging Face cache, or name a local folder"
+        ) from error
+    if family not in BOXES_OF_FAMILY:
+        raise ConfigError(
+            f"student.model {source}: architecture {family!r} is not supported; a student is an image-text-to-text "
+            f"checkpoint of {' or '.join(sorted(BOXES_OF_FAMILY))}, such as Qwen/Qwen2.5-VL-3B-Instruct or {BUILTIN}tiny"
+        )
+    return str(family)
+
+
+def _dtype(config: StudentConfig, train: bool, lora: bool) -> torch.dtype:
+    from transformers.integrations.deepspeed import deepspeed_config
+
+    if config.precision == "float32" or (train and not lora and deepspeed_config() is None):
+        return torch.float32
+    return torch.bfloat16
+
+
+def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForImageTextToText
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    try:
+        network, loading = AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=config.attention,
+            local_files_only=isinstance(source, Path),
+            output_loading_info=True,
+        )
+    except ImportError as error:
+        raise ConfigError(f"student.attention {config.attention}: {_first_line(error)}; use sdpa") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"student.model {source}: its weights cannot be loaded ({_first_line(error)})") from error
+    lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+    if lacking and not is_deepspeed_zero3_enabled():
+        raise ConfigError(
+            f"student.model {source}: {len(lacking)} weights are missing or of another shape, such as {lacking[0]}; "
+            "the checkpoint is incomplete or of another architecture than its config.json says"
+        )
+    return network
+
+
+def _load_adapters(network: Any, folder: Path, train: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(network, folder, is_trainable=train, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"{folder}: its LoRA adapters do not fit their base ({_first_line(error)})") from error
+
+
+def _new_adapters(network: Any, lora: LoraConfig) -> Any:
+    import peft
+
+    return peft.get_peft_model(
+        network,
+        peft.LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=_LORA_TARGETS,
+            modules_to_save=list(_LORA_WHOLE),
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _load_processor(source: Path | str, config: StudentConfig) -> Any:
+    from transformers import AutoProcessor
+
+    bounds = {
+        name: value
+        for name, value in (("min_pixels", config.min_pixels), ("max_pixels", config.max_pixels))
+        if value is not None
+    }
+    try:
+        return AutoProcessor.from_pretrained(source, local_files_only=isinstance(source, Path), **bounds)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"student.model {source}: no processor can be had ({_first_line(error)})") from error
+
+
+def _place(network: Any, train: bool) -> None:
+    """Training places the model itself (Trainer, DeepSpeed); otherwise it goes to the accelerator, without gradients."""
+    if train:
+        network.train()
+        return
+    network.eval().requires_grad_(False)
+    if torch.cuda.is_available():
+        network.to("cuda")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from tasks.student.boxes import convert_text
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
 
 END_OF_TURN = "<|im_end|>"
+NO_LABEL = -100
 
 
 class TooLong(ValueError):
@@ -30,13 +35,22 @@ class Prompt:
     media_path: str
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence, its media still a path. The first ``num_prompt`` tokens are the prompt, vision tokens included."""
+
+    token_ids: list[int]
+    num_prompt: int
+    media_path: str
+
+
 def encode_prompts(student: Student, prompts: Sequence[Prompt]) -> BatchFeature:
     """Left-padded batch on the student's device, generation prompt added.
 
     Keys: input_ids, attention_mask, mm_token_type_ids (batch, length); pixel_values (patches, patch values),
     image_grid_thw (batch, 3): exactly what the model's forward takes.
     """
-    raise NotImplementedError
+    return collate(student, [encode_prompt(student, prompt) for prompt in prompts], padding="left").to(student.device)
 
 
 def encode_dialogues(student: Student, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> BatchFeature:
@@ -45,4 +59,78 @@ def encode_dialogues(student: Student, rows: Sequence[Mapping[str, Any]], max_to
     labels are -100 but on the response's tokens and the ``<|im_end|>`` that closes it. Keys otherwise as encode_prompts.
     Raises TooLong naming the dialogue that, vision tokens included, exceeds max_tokens.
     """
-    raise NotImplementedError
+    encoded = [encode_dialogue(student, row, max_tokens) for row in rows]
+    return with_labels(collate(student, encoded, padding="right"), encoded).to(student.device)
+
+
+def encode_prompt(student: Student, prompt: Prompt) -> Encoded:
+    """One prompt: chat template, boxes in the student's convention, a placeholder token per vision token.
+
+    Raises ValueError if the file is no picture or the text itself holds a picture's placeholder.
+    """
+    processor = student.processor
+    width, height = student.pictures.resized_size(prompt.media_path)
+    content = [
+        {"type": "image"},
+        {"type": "text", "text": convert_text(prompt.text, "norm1000", student.boxes, width, height)},
+    ]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    if text.count(processor.image_token) != 1:
+        raise ValueError(f"{prompt.media_path}: the prompt's text holds {processor.image_token}: {prompt.text[:80]!r}")
+    text = text.replace(processor.image_token, processor.image_token * student.pictures.num_tokens(prompt.media_path))
+    token_ids = student.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Encoded(token_ids, len(token_ids), prompt.media_path)
+
+
+def encode_dialogue(student: Student, row: Mapping[str, Any], max_tokens: int) -> Encoded:
+    """One row of ``dialogues`` with its response and the closing token, tokenised apart from the prompt as it is sampled.
+
+    Raises TooLong as encode_dialogues.
+    """
+    prompt = encode_prompt(student, Prompt(row["prompt"], row["media_path"]))
+    response = convert_text(
+        row["response"], "norm1000", student.boxes, *student.pictures.resized_size(row["media_path"])
+    )
+    response_ids = student.tokenizer(response + END_OF_TURN, add_special_tokens=False)["input_ids"]
+    length = prompt.num_prompt + len(response_ids)
+    if length > max_tokens:
+        raise TooLong(
+            f"dialogue {row['dialogue_id']}: {length} tokens (vision included) exceed max_tokens {max_tokens}; "
+            "raise sft.max_tokens or lower compress.max_pairs"
+        )
+    return Encoded(prompt.token_ids + response_ids, prompt.num_prompt, prompt.media_path)
+
+
+def collate(student: Student, encoded: Sequence[Encoded], padding: Literal["left", "right"]) -> BatchFeature:
+    """Pad sequences to the longest and add their pictures, on the CPU; keys as encode_prompts."""
+    from transformers import BatchFeature
+
+    length = max(len(item.token_ids) for item in encoded)
+    input_ids = torch.full((len(encoded), length), student.tokenizer.pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, item in enumerate(encoded):
+        start = length - len(item.token_ids) if padding == "left" else 0
+        input_ids[row, start : start + len(item.token_ids)] = torch.tensor(item.token_ids)
+        attention_mask[row, start : start + len(item.token_ids)] = 1
+    pictures = [student.pictures.of(item.media_path) for item in encoded]
+    return BatchFeature(
+        {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "mm_token_type_ids": (input_ids == student.processor.image_token_id).long(),
+            "pixel_values": torch.cat([picture.pixel_values for picture in pictures]),
+            "image_grid_thw": torch.cat([picture.grid_thw for picture in pictures]),
+        }
+    )
+
+
+def with_labels(batch: BatchFeature, encoded: Sequence[Encoded]) -> BatchFeature:
+    """Add ``labels`` to a right-padded batch: the tokens after each prompt, -100 elsewhere."""
+    labels = torch.full_like(batch["input_ids"], NO_LABEL)
+    for row, item in enumerate(encoded):
+        answer = slice(item.num_prompt, len(item.token_ids))
+        labels[row, answer] = batch["input_ids"][row, answer]
+    batch["labels"] = labels
+    return batch

@@ -1,19 +1,36 @@
-"""What a training loop tells while it runs: progress for the terminal, figures for the tracking store."""
+"""What a transformers Trainer tells while it runs: progress for the terminal, figures for the tracking store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class TrainingReport(TrainerCallback):
-    """Reports each logged step of a transformers Trainer; does nothing on ranks other than 0.
+    """Passes on each step the Trainer logs; does nothing on ranks other than 0.
 
     progress(done, total, **figures): `tasks.launcher.job.progress`. log(figures, step): `tasks.tracking.log.MetricLog.log`.
+    The closing summary of the Trainer (train_runtime and the like) is not a step and is left out.
     """
 
-    def __init__(self, progress: Callable[..., None], log: Callable[[Mapping[str, float], int], Any]) -> None:
-        self.progress = progress
-        self.log = log
+    def __init__(self, progress: Callable[..., None], log: Callable[[dict[str, float], int], Any]) -> None:
+        self._progress = progress
+        self._log = log
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        figures = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+        self._progress(
+            state.global_step, state.max_steps, **{k: figures[k] for k in ("loss", "reward") if k in figures}
+        )
+        self._log(figures, state.global_step)

@@ -1,0 +1,91 @@
+"""Pictures as the student's vision tower takes them: through the model's own image processor, kept while they are in use.
+
+Several dialogues of a dataset show the same picture; what the processor made of it is kept, up to a byte limit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+KEPT_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixel_values: (patches, values of a patch). grid_thw: (1, 3), in patches. width, height: pixels after the resize."""
+
+    pixel_values: torch.Tensor
+    grid_thw: torch.Tensor
+    width: int
+    height: int
+
+
+class Pictures:
+    """Pictures by path, most recently used kept."""
+
+    def __init__(self, image_processor: Any, kept_bytes: int = KEPT_BYTES) -> None:
+        self._processor = image_processor
+        self._kept: OrderedDict[str, Picture] = OrderedDict()
+        self._kept_bytes = kept_bytes
+        self._bytes = 0
+        self.resized_size = functools.lru_cache(maxsize=2**18)(self._resized_size)
+
+    def of(self, path: str) -> Picture:
+        """The processed picture. Raises ValueError naming a file that cannot be decoded."""
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        picture = self._process(path)
+        self._kept[path] = picture
+        self._bytes += picture.pixel_values.nbytes
+        while self._bytes > self._kept_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].pixel_values.nbytes
+        return picture
+
+    def num_tokens(self, path: str) -> int:
+        """Vision tokens the picture takes in a prompt, from its header alone."""
+        width, height = self.resized_size(path)
+        side = self._processor.patch_size * self._processor.merge_size
+        return (width // side) * (height // side)
+
+    def _resized_size(self, path: str) -> tuple[int, int]:
+        """(width, height) in pixels after the processor's resize, from the file's header alone."""
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        with _open(path) as image:
+            width, height = image.size
+        processor = self._processor
+        resized_height, resized_width = smart_resize(
+            height,
+            width,
+            factor=processor.patch_size * processor.merge_size,
+            min_pixels=processor.size["shortest_edge"],
+            max_pixels=processor.size["longest_edge"],
+        )
+        return resized_width, resized_height
+
+    def _process(self, path: str) -> Picture:
+        with _open(path) as image:
+            try:
+                rgb = image.convert("RGB")
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"{path}: the picture cannot be decoded ({error}); ingest it again") from error
+        processed = self._processor(images=[rgb], return_tensors="pt")
+        grid_thw = processed["image_grid_thw"]
+        rows, columns = grid_thw[0, 1:].tolist()
+        patch = self._processor.patch_size
+        return Picture(processed["pixel_values"], grid_thw, columns * patch, rows * patch)
+
+
+def _open(path: str) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(path)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path}: no picture can be read there ({error}); ingest it again") from error
