@@ -61,21 +61,22 @@ def overexposure(pixels: Pixels, strength: float, rng: np.random.Generator) -> P
 
 
 def blocking_artifacts(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    """Real JPEG compression on its 8 x 8 grid, quality 24 down to 3."""
-    quality = round(24.0 * (3.0 / 24.0) ** strength)
+    """Real JPEG compression on its 8 x 8 grid, quality 33 down to 3."""
+    quality = round(33.0 * 11.0**-strength)
     done, buffer = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-    assert done and decoded is not None
+    assert done
+    assert decoded is not None
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def edge_aliasing(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    """Nearest-neighbour sampling down by 1.4 to 3.6 and up again: staircases along edges."""
+    """Nearest-neighbour sampling down by 1.2 to 3.8 and up again: staircases along edges."""
     height, width = pixels.shape[:2]
-    factor = 1.4 + 2.2 * strength
+    factor = 1.2 + 2.6 * strength
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
-    sampled = cv2.resize(pixels, small, interpolation=cv2.INTER_NEAREST)
-    return np.asarray(cv2.resize(sampled, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+    sampled = cv2.resize(pixels, small, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(cv2.resize(sampled, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
 
 
 def out_of_focus_blur(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
