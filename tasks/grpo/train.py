@@ -1,0 +1,179 @@
+"""GRPO in a child process: the SFT student in, a better student, its rollouts and its curves out.
+
+    python -m tasks.grpo.train JOB.json        (under torchrun where there is more than one device)
+
+inputs: ``dialogues``, ``difficulty``, ``student``. options: ``stage_run``, part of the rollouts' ids. A child that was
+killed goes on from its last complete checkpoint: weights, optimizer, schedule, random state, sampler; the rollouts of
+steps that have to be run again are thrown away, and the probe taken before the first step is read from disk.
+
+Writes the student to ``job.out`` with ``history.json`` beside its weights (so the curves travel with a cached student)
+and the rollouts to ``job.folder/rollouts.parquet``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import tasks.student.torchvision_operators  # noqa: F401, I001  before anything imports torchvision
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from pipeline_config.schema import PipelineConfig
+from tasks.grpo.checkpoints import last_complete, sampler_state, updates_done
+from tasks.grpo.pool import probe_set, training_pool
+from tasks.grpo.probe import probe
+from tasks.grpo.rollouts import discard_after, merge_parts
+from tasks.grpo.sampler import ShuffledSampler
+from tasks.grpo.trainer import GrpoTrainer, derive_seed
+from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_atomically
+from tasks.student.checkpoint import Student, load_student, save_student
+from tasks.student.freeze import freeze
+from tasks.student.report import TrainingReport
+
+HISTORY_FILE = "history.json"
+# Streams of `derive_seed` under the job's seed; the Trainer's own start at 0 with (step, rank).
+POOL_STREAM, SAMPLER_STREAM, PROBE_SET_STREAM, PROBE_STREAM = (1_000_000 + i for i in range(4))
+PROBE_FILE = "probe_before.json"
+
+
+def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
+    """Train, or go on training, and write student, rollouts and history. Returns the facts the stage notes.
+
+    Keys: steps, num_prompts (of the pool), num_filled_up (prompts that only fill the pool up to one step), probe (with
+    ``before`` and ``after``), last (figures of the last step), rollouts and history (paths), num_rollouts.
+    Raises ConfigError, ContractError.
+    """
+    config = job.config
+    if config.student.threads:
+        torch.set_num_threads(config.student.threads)
+    dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
+    difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool"]).to_pylist()
+    pool, num_filled_up = training_pool(difficulty, config.grpo, derive_seed(job.seed, POOL_STREAM))
+    probed = probe_set(
+        list(dialogues.values()),
+        config.mine.sub_tasks,
+        config.grpo.probe_prompts,
+        derive_seed(job.seed, PROBE_SET_STREAM),
+    )
+    student = load_student(job.inputs["student"], config.student, train=True)
+    freeze(student.model, config.grpo.freeze)
+    before = _probe_before(job, student, probed)
+    history = _train(job, student, {i: dialogues[i] for i in pool}, callbacks)
+    facts = {
+        "steps": len(history),
+        "num_prompts": len(pool),
+        "num_filled_up": num_filled_up,
+        "probe": {"before": before, "after": _probe(job, student, probed)},
+        "last": history[-1] if history else {},
+    }
+    if is_rank_zero():
+        facts["rollouts"] = str(job.folder / "rollouts.parquet")
+        facts["num_rollouts"] = merge_parts(job.folder / "rollouts", job.folder / "rollouts.parquet")
+        _publish(job, student, {"steps": history, "probe": facts["probe"]})
+    return facts
+
+
+def _train(
+    job: Job, student: Student, dialogues: Mapping[str, Mapping[str, Any]], callbacks: Sequence[TrainerCallback]
+) -> list[dict[str, float]]:
+    """Train ``student`` in place from the last complete checkpoint on; one entry of figures per step."""
+    config = job.config.grpo
+    if config.steps == 0:
+        return []
+    sampler = ShuffledSampler(list(dialogues), config.prompts_per_step, derive_seed(job.seed, SAMPLER_STREAM))
+    trainer = GrpoTrainer(
+        student,
+        dialogues,
+        sampler,
+        job.config,
+        training_arguments(job.config, job.folder / "checkpoints", job.seed),
+        folder=job.folder,
+        stage_run=str(job.options["stage_run"]),
+        callbacks=callbacks,
+    )
+    checkpoint = last_complete(job.folder / "checkpoints")
+    if checkpoint is not None:
+        sampler.load_state_dict(sampler_state(checkpoint))
+    if is_rank_zero():
+        discard_after(job.folder / "rollouts", updates_done(checkpoint) // config.inner_updates if checkpoint else 0)
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
+    return [{**entry, "step": entry["step"] // config.inner_updates} for entry in steps]
+
+
+def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> TrainingArguments:
+    """The Trainer's settings; a Trainer step is one update, so counts of steps are multiplied by ``inner_updates``."""
+    grpo, optimiser = config.grpo, config.grpo.optimiser
+    on_cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=grpo.steps * grpo.inner_updates,
+        per_device_train_batch_size=1,
+        learning_rate=optimiser.lr,
+        lr_scheduler_type=optimiser.scheduler,
+        warmup_steps=optimiser.warmup_share,
+        weight_decay=optimiser.weight_decay,
+        adam_beta2=optimiser.beta2,
+        max_grad_norm=optimiser.max_grad_norm,
+        train_sampling_strategy="sequential",
+        logging_steps=grpo.inner_updates,
+        save_steps=grpo.save_steps * grpo.inner_updates,
+        # One more than is kept in use: the older one is the way back while the newer is being written.
+        save_total_limit=2,
+        seed=seed,
+        bf16=config.student.precision == "bfloat16",
+        activation_checkpointing=config.student.gradient_checkpointing,
+        deepspeed=str(grpo.deepspeed) if grpo.deepspeed else None,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def _probe_before(job: Job, student: Student, probed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The probe of the student GRPO starts from: taken once, read from disk after a restart."""
+    path = job.folder / PROBE_FILE
+    if not path.is_file():
+        figures = _probe(job, student, probed)
+        if not is_rank_zero():
+            return figures
+        write_atomically(path, json.dumps(figures))
+    before: dict[str, Any] = json.loads(path.read_text())
+    return before
+
+
+def _probe(job: Job, student: Student, probed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not probed or not is_rank_zero():
+        return {}
+    student.model.eval()
+    return probe(student, probed, job.config, derive_seed(job.seed, PROBE_STREAM))
+
+
+def _publish(job: Job, student: Student, history: dict[str, Any]) -> None:
+    """Student and history side by side in ``job.out``, which appears only when both are there."""
+    beside = job.out.with_name(f"{job.out.name}.{os.getpid()}.part")
+    save_student(student, beside)
+    (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1))
+    if job.out.exists():
+        shutil.rmtree(job.out)
+    beside.replace(job.out)
+
+
+def _child(job: Job) -> dict[str, Any]:
+    from tasks.tracking.log import MetricLog
+
+    with MetricLog() as log:
+        return run(job, [TrainingReport(progress, log.log)])
+
+
+if __name__ == "__main__":
+    child_main(_child)
