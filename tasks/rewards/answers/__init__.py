@@ -16,6 +16,7 @@ from tasks.rewards.answers.quality import (
     read_detections,
     read_level,
     read_phrase,
+    scan_description,
 )
 from tasks.rewards.answers.turn import Turn, has_format, read_turn, split_numbered
 
@@ -39,6 +40,7 @@ __all__ = [
     "read_phrase",
     "read_quantity",
     "read_turn",
+    "scan_description",
     "split_numbered",
     "to_norm1000",
 ]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from data_contracts.records import DISTORTIONS, LEVELS
-from tasks.rewards.answers.boxes import LabelledBox, find_boxes, read_boxes
+from tasks.rewards.answers.boxes import Box, LabelledBox, find_boxes, read_boxes
 from tasks.rewards.answers.choice import clean_text
 
 NO_DISTORTION = "No distortion"
@@ -27,7 +27,7 @@ def _name_key(name: str) -> str:
 
 
 _BY_KEY = {_name_key(name): name for name in DISTORTIONS}
-_LEVEL_LINE = re.compile(r"(?:thus,?\s{1,4})?(?:the\s{1,4})quality of (?:the|this) image is (\w{1,16})\.?", re.IGNORECASE)
+_LEVEL_LINE = re.compile(r"(?:thus,?\s{1,4})?the\s{1,4}quality of (?:the|this) image is (\w{1,16})\.?", re.IGNORECASE)
 _BRIEF = re.compile(
     r"the quality of (?:the|this) image is (\w{1,16})[;,.] (?:its|the) key distortion is (.{1,80}?)\.?"
     r"|the quality of (?:the|this) image is (\w{1,16})[;,.] it has no distortion\.?",
@@ -104,26 +104,36 @@ def read_description(field: str | None) -> Description | None:
     """ViDA's detailed answer: content; distortions with boxes (one or more lines); overall + key distortions; level.
 
     The last line, and no other, is "Thus, the quality of the image is <level>."; the line before it names the key
-    distortions after "key distortions:" or in its first sentence; all boxes from the second line on are the distortions,
-    as the official extraction has it. None if the level or a line is missing.
+    distortions after "key distortions:" or in its first sentence; all boxes are distortions, as in the official extraction.
+    None if the level or a line is missing.
     """
     if field is None:
         return None
     lines = [line.strip() for line in field.split("\n") if line.strip()]
-    if len(lines) < 4:
+    if len(lines) < 4 or read_level(lines[-1]) is None or any(_LEVEL_LINE.fullmatch(line) for line in lines[:-1]):
         return None
-    level = read_level(lines[-1])
-    if level is None or any(_LEVEL_LINE.fullmatch(line) for line in lines[:-1]):
-        return None
-    overall = lines[-2]
+    return scan_description(field)
+
+
+def scan_description(field: str | None) -> Description:
+    """What can be had of a description, however incomplete, as the official extraction does for its metrics.
+
+    level is "" where the last line names none.
+    """
+    lines = [line.strip() for line in (field or "").split("\n") if line.strip()]
+    if not lines:
+        return Description("", (), (), "")
+    overall = lines[-2] if len(lines) > 1 else ""
     marker = max(overall.lower().rfind("key distortions:"), overall.lower().rfind("key distortion:"))
     key = find_boxes(overall[marker:] if marker >= 0 else overall.split(".", 1)[0])
-    distortions = find_boxes("\n".join(lines[1:-1]))
-    return Description(lines[0], _without_repeats(distortions), _without_repeats(key), level)
+    return Description(lines[0], _without_repeats(find_boxes(field or "")), _without_repeats(key), read_level(lines[-1]) or "")
 
 
 def _without_repeats(boxes: list[LabelledBox]) -> tuple[LabelledBox, ...]:
-    return tuple({(clean_text(b.label), b.box): b for b in reversed(boxes)}[k] for k in dict.fromkeys((clean_text(b.label), b.box) for b in boxes))
+    first: dict[tuple[str, Box], LabelledBox] = {}
+    for box in boxes:
+        first.setdefault((clean_text(box.label), box.box), box)
+    return tuple(first.values())
 
 
 @dataclass(frozen=True)
