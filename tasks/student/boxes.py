@@ -22,7 +22,7 @@ def convert_text(text: str, source: Convention, target: Convention, width: int, 
     """The text with the points ``(x,y)`` inside its box tokens rewritten from one convention to the other.
 
     width, height: pixels of the picture after the processor's resize. Never raises on text: what is no point of two
-    unsigned numbers stays as it is. Pixels to norm1000 and back is exact up to 1000 pixels a side; norm1000 to pixels and back
+    unsigned numbers stays as it is. Pixels to norm1000 and back is exact up to 1000 pixels a side; norm1000 to pixels
     moves a corner by at most half a pixel.
     """
     if source == target:

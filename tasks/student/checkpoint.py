@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tasks.student.torchvision_operators  # noqa: F401, I001  before anything imports torchvision
 import torch
 
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
 from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
 from tasks.student.pictures import Pictures
@@ -80,8 +80,8 @@ def resolve_model(name: str) -> Path | str:
 def load_student(model: str, config: StudentConfig, *, train: bool = False) -> Student:
     """Load ``model`` (``builtin:tiny``, a local folder, full or LoRA, or a hub id) as the config says.
 
-    train=False: eval mode, no gradients. train=True: train mode; with ``config.lora`` a full checkpoint is wrapped in new
-    adapters, a LoRA checkpoint goes on with its own. A local folder or builtin never touches the hub.
+    train=False: eval mode, no gradients. train=True: train mode; with ``config.lora`` a full checkpoint is wrapped in
+    new adapters, a LoRA checkpoint goes on with its own. A local folder or builtin never touches the hub.
     Weights are ``config.precision``, except that full training without DeepSpeed keeps them float32 for the optimiser.
     Sets torch's threads where ``config.threads`` does.
     Raises ConfigError: missing folder, no image-text-to-text model, architecture outside the Qwen2-VL family.
@@ -106,7 +106,7 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
 
 
 def save_student(student: Student, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write weights (full, or adapters only), processor, tokenizer and ``discern.json`` beside, then rename to ``folder``.
+    """Write weights (full, or adapters only), processor, tokenizer and ``discern.json`` beside, then rename.
 
     state_dict: the weights where the model does not hold them whole (ZeRO-3 gathers them). Replaces what stood there.
     """
@@ -166,7 +166,7 @@ def _family(source: Path | str) -> str:
     if family not in BOXES_OF_FAMILY:
         raise ConfigError(
             f"student.model {source}: architecture {family!r} is not supported; a student is an image-text-to-text "
-            f"checkpoint of {' or '.join(sorted(BOXES_OF_FAMILY))}, such as Qwen/Qwen2.5-VL-3B-Instruct or {BUILTIN}tiny"
+            f"checkpoint of {' or '.join(sorted(BOXES_OF_FAMILY))}, like Qwen/Qwen2.5-VL-3B-Instruct or {BUILTIN}tiny"
         )
     return str(family)
 
@@ -184,7 +184,7 @@ def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) ->
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     try:
-        network, loading = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=dtype,
             attn_implementation=config.attention,
@@ -195,6 +195,7 @@ def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) ->
         raise ConfigError(f"student.attention {config.attention}: {_first_line(error)}; use sdpa") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"student.model {source}: its weights cannot be loaded ({_first_line(error)})") from error
+    network, loading = loaded
     lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if lacking and not is_deepspeed_zero3_enabled():
         raise ConfigError(
@@ -244,7 +245,7 @@ def _load_processor(source: Path | str, config: StudentConfig) -> Any:
 
 
 def _place(network: Any, train: bool) -> None:
-    """Training places the model itself (Trainer, DeepSpeed); otherwise it goes to the accelerator, without gradients."""
+    """A trained model is placed by its Trainer; any other goes to the accelerator, without gradients."""
     if train:
         network.train()
         return

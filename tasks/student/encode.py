@@ -56,7 +56,7 @@ def encode_prompts(student: Student, prompts: Sequence[Prompt]) -> BatchFeature:
 def encode_dialogues(student: Student, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> BatchFeature:
     """Right-padded batch with labels from rows of ``dialogues`` (prompt, response, media_path, dialogue_id).
 
-    labels are -100 but on the response's tokens and the ``<|im_end|>`` that closes it. Keys otherwise as encode_prompts.
+    labels are -100 but on the response's tokens and the ``<|im_end|>`` that closes it. Other keys as encode_prompts.
     Raises TooLong naming the dialogue that, vision tokens included, exceeds max_tokens.
     """
     encoded = [encode_dialogue(student, row, max_tokens) for row in rows]
@@ -85,7 +85,7 @@ def encode_prompt(student: Student, prompt: Prompt) -> Encoded:
 
 
 def encode_dialogue(student: Student, row: Mapping[str, Any], max_tokens: int) -> Encoded:
-    """One row of ``dialogues`` with its response and the closing token, tokenised apart from the prompt as it is sampled.
+    """One row of ``dialogues``; its response and closing token are tokenised apart from the prompt, as when sampled.
 
     Raises TooLong as encode_dialogues.
     """

@@ -19,7 +19,7 @@ Part = Literal["vision", "merger", "language"]
 
 def part_of(name: str) -> Part:
     """The part a parameter belongs to, from its name."""
-    before, visual, inside = f".{name}".partition(".visual.")
+    _, visual, inside = f".{name}".partition(".visual.")
     if not visual:
         return "language"
     return "merger" if "merger" in inside.split(".") else "vision"

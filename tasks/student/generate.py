@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+import tasks.student.torchvision_operators  # noqa: F401  before transformers
+
+# isort: split
 from transformers.cache_utils import Cache, DynamicLayer
 
 from tasks.student.boxes import convert_text
@@ -35,8 +39,8 @@ _NEVER_SAMPLED = (
 class Completion:
     """One sampled turn.
 
-    text: without the closing token, boxes 0..1000. token_ids: as sampled (the student's own box convention), the closing
-    ``<|im_end|>`` included unless truncated. truncated: cut at max_new_tokens.
+    text: without the closing token, boxes 0..1000. token_ids: as sampled (the student's own box convention), the
+    closing ``<|im_end|>`` included unless truncated. truncated: cut at max_new_tokens.
     """
 
     text: str
@@ -68,8 +72,8 @@ def generate(
 ) -> list[list[Completion]]:
     """``num_rollouts`` completions per prompt, in the order of the prompts.
 
-    temperature 0 is greedy. batch_size: completions at once. seed: the only source of randomness; equal seeds give equal
-    completions. on_progress(done, total) counts completions. Tokens of media and chat structure are never sampled.
+    temperature 0 is greedy. batch_size: completions at once. seed: the only source of randomness; equal seeds give
+    equal completions. on_progress(done, total) counts completions. Tokens of media and chat frame are never sampled.
     The model is in eval mode meanwhile, then as before.
     """
     encoded = [encode_prompt(student, prompt) for prompt in prompts]
@@ -224,6 +228,7 @@ class _RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
             return self.keys, self.values
+        assert self.keys is not None and self.values is not None, "set by the first update"
         self.keys, self.values = self._extended(self.keys, key_states), self._extended(self.values, value_states)
         return self.keys, self.values
 

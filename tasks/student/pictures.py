@@ -1,4 +1,4 @@
-"""Pictures as the student's vision tower takes them: through the model's own image processor, kept while they are in use.
+"""Pictures as the student's vision tower takes them: through the model's own image processor, kept while in use.
 
 Several dialogues of a dataset show the same picture; what the processor made of it is kept, up to a byte limit.
 """
@@ -17,7 +17,7 @@ KEPT_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class Picture:
-    """pixel_values: (patches, values of a patch). grid_thw: (1, 3), in patches. width, height: pixels after the resize."""
+    """pixel_values: (patches, values of a patch). grid_thw: (1, 3), in patches. width, height: pixels as resized."""
 
     pixel_values: torch.Tensor
     grid_thw: torch.Tensor

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tasks.student.torchvision_operators  # noqa: F401  before transformers
+
+# isort: split
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class TrainingReport(TrainerCallback):
     """Passes on each step the Trainer logs; does nothing on ranks other than 0.
 
-    progress(done, total, **figures): `tasks.launcher.job.progress`. log(figures, step): `tasks.tracking.log.MetricLog.log`.
-    The closing summary of the Trainer (train_runtime and the like) is not a step and is left out.
+    progress(done, total, **figures): `tasks.launcher.job.progress`. log(figures, step): as
+    `tasks.tracking.log.MetricLog.log`. The Trainer's closing summary (train_runtime and the like) is no step: left out.
     """
 
     def __init__(self, progress: Callable[..., None], log: Callable[[dict[str, float], int], Any]) -> None:

@@ -1,6 +1,6 @@
 """How a dialogue's two turns are written: numbered questions, numbered answers, the assistant's two blocks.
 
-Departs from the paper: the merge form is not published (ours). Pure text, no torch. Every writer here has an exact inverse.
+The paper does not publish its merge form; this one is ours. Pure text, no torch. Every writer has an exact inverse.
 """
 
 from __future__ import annotations
