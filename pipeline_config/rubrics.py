@@ -20,4 +20,24 @@ DEFAULT_RUBRICS: dict[str, dict[str, float]] = {
     "brief": {"brief": 1.0, "format": 1.0},
     "distortion": {"affected_region": 1.0, "format": 1.0},
     "free_form": {"free_form": 1.0, "format": 1.0},
+    # VideoChat-R1: plain sums. R_st = R_format + R_IoU (temporal grounding, tracking), R_qa = R_format + R_acc,
+    # R_gqa = R_format + R_IoU + R_acc, R_cap = R_format + R_recall
+    "temporal_grounding": {"temporal_iou": 1.0, "format": 1.0},
+    "tracking": {"tracking_iou": 1.0, "format": 1.0},
+    "video_quality": {"exact_text": 1.0, "format": 1.0},
+    "grounded_qa": {"choice": 1.0, "glue_iou": 1.0, "format_glue": 1.0},
+    "caption": {"event_recall": 1.0, "format": 1.0},
+    # VideoCap-R1
+    "structured_caption": {"think_score": 1.0, "event_coverage": 1.0, "format": 1.0},
+    # Video-R1, under the names its files use
+    "multiple choice": {"choice": 1.0, "format": 1.0},
+    "numerical": {"numerical": 1.0, "format": 1.0},
+    "OCR": {"ocr": 1.0, "format": 1.0},
+    "free-form": {"rouge": 1.0, "format": 1.0},
+    "regression": {"regression": 1.0, "format": 1.0},
+    # GLM-4.1V-Thinking: boxed answers, tolerances by subject, gates against mixed languages and repetition
+    "mathematics": {"mathematics": 1.0, "format_boxed": 1.0, "language_gate": 1.0, "repetition_gate": 1.0},
+    "physics": {"physics": 1.0, "format_boxed": 1.0, "language_gate": 1.0, "repetition_gate": 1.0},
+    "chart": {"chart": 1.0, "format_boxed": 1.0, "language_gate": 1.0, "repetition_gate": 1.0},
+    "judged": {"judge_agreement": 1.0, "format": 1.0},
 }

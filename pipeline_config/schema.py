@@ -245,6 +245,46 @@ class GrpoConfig(Section):
 
 
 # --------------------------------------------------------------------------------------------- rewards, evaluation
+class LexicalJudge(Section):
+    """Offline default: a statement is entailed if the text holds enough of its stemmed content words."""
+
+    kind: Literal["lexical"] = "lexical"
+    share: Share = Field(0.7, description="of a statement's content words")
+
+
+class OpenAIJudge(Section):
+    """Any OpenAI-compatible endpoint. Verdicts are cached by content under the home (or in the file named here)."""
+
+    kind: Literal["openai"]
+    base_url: str
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    votes: Count = Field(1, description="asked per question; the majority counts, a tie is a no")
+    max_in_flight: Count = 16
+    requests_per_minute: float = Field(0.0, description="0 = no limit")
+    timeout_seconds: float = 60.0
+    max_attempts: Count = Field(5, description="of one request, on 429, 5xx, timeout, lost connection")
+    temperature: float = 0.0
+    max_new_tokens: Count = 256
+    cache: Path | None = None
+
+
+class LengthBonusConfig(Section):
+    """Bonus for right answers of a wished length (Video-R1, released code)."""
+
+    bonus: float = 0.2
+    shortest: Count = Field(320, description="tokens")
+    longest: Count = Field(512, description="tokens")
+
+
+class OrderBonusConfig(Section):
+    """Bonus for answers that need the order of the frames (T-GRPO, Video-R1)."""
+
+    alpha: float = 0.3
+    mu: float = Field(0.8, description="released code; 1.0 in version 4 of the paper")
+    by: Literal["mean", "share"] = Field("mean", description="mean accuracy (released code) or share correct (paper)")
+
+
 class RewardsConfig(Section):
     """Rubrics: per problem type, named rewards and their weights. Total = weighted sum of the parts that apply."""
 
@@ -256,6 +296,11 @@ class RewardsConfig(Section):
     )
     mos_threshold: float = Field(0.35, description="an opinion score this close to the gold is right (Q-Insight)")
     box_iou: Share = Field(0.5, description="boxes that overlap this much are the same box")
+    correct_above: Share = Field(0.1, description="group bonuses: accuracy of a correct answer (Video-R1's code; .5 paper)")
+    length_bonus: LengthBonusConfig = LengthBonusConfig()
+    order_bonus: OrderBonusConfig = OrderBonusConfig()
+    judge: Annotated[LexicalJudge | OpenAIJudge, Field(discriminator="kind")] = LexicalJudge()
+    allow_unhealthy: tuple[str, ...] = Field((), description="domains trained on although the health report fails them")
 
     @model_validator(mode="after")
     def _defaults_below(self) -> RewardsConfig:

@@ -1,4 +1,4 @@
-"""Boxes: overlap of one box, and labelled detection as F1, VLM-R1 or average precision."""
+"""Boxes: overlap, greedy matching, grounding of one box."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from tasks.rewards.answers.boxes import Box, LabelledBox, read_boxes, to_norm1000
 from tasks.rewards.answers.quality import class_of, read_detections
 from tasks.rewards.reward import Item, Outcome, SampleError, Unread, read_gold, reward
-
-_NOISE = "<|object_ref_start|>Severe noise<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>"
 
 
 def box_iou(a: Box, b: Box) -> float:
@@ -87,45 +85,6 @@ def grounding(item: Item) -> Outcome:
     if not found or len(found) != 1:
         return Unread("not one box")
     return box_iou(gold[0].box, found[0].box)
-
-
-@reward(
-    "detection_f1",
-    judges="answer",
-    continuous=True,
-    source="ours; classes and threshold of the official MIPI score",
-    formula="2 * matches / (gold boxes + found boxes), a match having the gold's distortion and IoU >= rewards.box_iou",
-    example=({"problem_type": "detection", "answer": _NOISE}, f"<think></think><answer>{_NOISE}</answer>", 1.0),
-)
-def detection_f1(item: Item) -> Outcome:
-    """The default of detection: unlike the VLM-R1 form it is 1 for every answer the official score counts as right."""
-    gold = read_gold(read_item_boxes(item, item.gold))
-    found = read_item_boxes(item, item.answer)
-    if found is None:
-        return Unread("no list of boxes")
-    return f1_of_boxes(gold, found, item.settings.box_iou)
-
-
-@reward(
-    "detection_vlm_r1",
-    judges="answer",
-    continuous=True,
-    source="VLM-R1 (detection)",
-    formula=".7 * mean IoU of the matches + .3 * (1 - (missed / gold + false / found) / 2)",
-    example=({"problem_type": "detection", "answer": _NOISE}, f"<think></think><answer>{_NOISE}</answer>", 1.0),
-)
-def detection_vlm_r1(item: Item) -> Outcome:
-    """Greedy matches at IoU >= .5; a wrong label has IoU 0. Both lists empty is 1, one of them empty is 0."""
-    gold = read_gold(read_item_boxes(item, item.gold))
-    found = read_item_boxes(item, item.answer)
-    if found is None:
-        return Unread("no list of boxes")
-    if not gold or not found:
-        return float(not gold and not found)
-    matches = match_greedily(gold, found, 0.5)
-    position = sum(iou for _, _, iou in matches) / len(matches) if matches else 0.0
-    missed, false = 1 - len(matches) / len(gold), 1 - len(matches) / len(found)
-    return 0.7 * position + 0.3 * (1 - (missed + false) / 2) if matches else 0.0
 
 
 _REGION_BOX = re.compile(r"<\|box_start\|>.{1,80}?<\|box_end\|>")

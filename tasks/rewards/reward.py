@@ -4,7 +4,8 @@
     def choice(item: Item) -> Outcome: ...
 
 Outcome: a float in the reward's range; None where the reward does not apply to this question; `Unread` where the answer
-cannot be read, which scores ``rewards.unparseable``. A malformed question raises `SampleError`; no answer raises anything.
+cannot be read, which scores ``rewards.unparseable``; `Noted` where the reason must say how the value came about. A
+malformed question raises `SampleError`; no answer raises anything.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ class Unread:
     why: str
 
 
-Outcome = float | None | Unread
+@dataclass(frozen=True)
+class Noted:
+    """A value and what must be said of it, as "judge: lexical"."""
+
+    value: float
+    note: str
+
+
+Outcome = float | None | Unread | Noted
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.rewards import choice, format, quality, text  # noqa: F401  entering their rewards into the table
+from tasks.rewards import (  # noqa: F401  they enter their rewards into the table
+    caption,
+    choice,
+    detection,
+    format,
+    gates,
+    group,
+    numeric,
+    quality,
+    temporal,
+    text,
+)
 from tasks.rewards.answers.turn import Turn, read_turn, split_numbered
-from tasks.rewards.reward import REWARDS, Item, Outcome, SampleError, Unread
+from tasks.rewards.reward import REWARDS, Item, Noted, Outcome, SampleError, Unread
 
 if TYPE_CHECKING:
     from pipeline_config.schema import RewardsConfig
@@ -79,7 +90,7 @@ def _score_dialogue(
     for name in rubric:
         if name != "accuracy":
             outcome = REWARDS[name].function(Item(whole, turn.answer, turn, rewards))
-            parts[name] = None if isinstance(outcome, Unread) else outcome
+            parts[name] = outcome if isinstance(outcome, float) else None
     total = total_of(parts, rubric)
     return Score(total, parts, _reason("; ".join(whys), cut), accuracy, tuple(accuracies), tuple(answers))
 
@@ -102,6 +113,9 @@ def _score_question(
         outcome: Outcome = REWARDS[name].function(item)
         if REWARDS[name].judges == "answer" and cut and outcome is not None:
             outcome = rewards.truncated
+        if isinstance(outcome, Noted):
+            whys.append(outcome.note)
+            outcome = outcome.value
         if isinstance(outcome, Unread):
             whys.append(f"{name}: {outcome.why if answer is not None else 'no answer'}")
             outcome = rewards.unparseable
@@ -130,6 +144,15 @@ def total_of(parts: Mapping[str, float | None], rubric: Mapping[str, float]) -> 
 
 def _reason(why: str, cut: bool) -> str:
     return "cut at the token limit without an answer" if cut else why or "read"
+
+
+def rubric_of_sample(sample: Mapping[str, Any], rewards: RewardsConfig) -> Mapping[str, float]:
+    """The rubric that `score` uses for a sample: a dialogue of several pairs has its own, one pair has its question's."""
+    pairs = sample.get("pairs")
+    pairs = None if pairs is None else list(pairs)
+    if pairs is not None and len(pairs) != 1:
+        return _rubric("dialogue", rewards)
+    return rubric_of({**sample, **pairs[0]} if pairs else sample, rewards)
 
 
 def rubric_of(question: Mapping[str, Any], rewards: RewardsConfig) -> Mapping[str, float]:

@@ -26,7 +26,7 @@ from tasks.rewards.answers.choice import option_texts, read_choice
 from tasks.rewards.answers.numbers import read_number
 from tasks.rewards.answers.quality import NO_DISTORTION, class_of, read_detections, read_phrase, scan_description
 from tasks.rewards.boxes import box_iou, question_box
-from tasks.rewards.metrics.average_precision import ClassBox, ClassFlags, match_pictures, mean_average_precision
+from tasks.rewards.average_precision import ClassBox, ClassFlags, match_pictures, mean_average_precision
 from tasks.rewards.metrics.correlation import weighted_pearson, weighted_spearman
 
 SIX = (

@@ -1,0 +1,83 @@
+"""Gates: a turn that repeats itself or mixes languages earns nothing, whatever it answers (GLM-4.1V-Thinking)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+from tasks.rewards.reward import Item, Outcome, reward
+
+MAX_CHARACTERS = 65_536  # read of a turn
+MIN_WORDS = 48  # shorter turns cannot repeat themselves badly
+N = 4
+MIN_DISTINCT = 0.35  # share of distinct 4-grams
+LONGEST_RUN = 96  # of one character
+MIN_LETTERS, MAX_SHARE = 8, 0.04  # letters of a script that nobody wrote before, ours
+
+
+def repeats_itself(text: str) -> bool:
+    """True if a text of at least 48 words has few distinct 4-grams of words, or one character runs on for long (ours)."""
+    text = text[:MAX_CHARACTERS]
+    run, last = 0, ""
+    for character in text:
+        run = run + 1 if character == last else 1
+        last = character
+        if run > LONGEST_RUN:
+            return True
+    words = text.split()
+    if len(words) < MIN_WORDS:
+        return False
+    grams = {tuple(words[i : i + N]) for i in range(len(words) - N + 1)}
+    return len(grams) < MIN_DISTINCT * (len(words) - N + 1)
+
+
+@lru_cache(maxsize=8192)
+def script_of(character: str) -> str:
+    """The first word of a letter's Unicode name (LATIN, CJK, CYRILLIC ..), "" for anything that is no letter."""
+    return unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
+
+
+def scripts_in(text: str) -> Counter[str]:
+    """Letters per script."""
+    counts = Counter(script_of(character) for character in text[:MAX_CHARACTERS])
+    counts.pop("", None)
+    return counts
+
+
+def mixes_languages(text: str, question: str) -> bool:
+    """True if the text uses, beyond a stray word, a script that is neither the question's nor the text's main one (ours)."""
+    counts = scripts_in(text)
+    if not counts:
+        return False
+    expected = set(scripts_in(question)) or {counts.most_common(1)[0][0]}
+    strange = sum(count for script, count in counts.items() if script not in expected)
+    return strange >= MIN_LETTERS and strange > MAX_SHARE * sum(counts.values())
+
+
+@reward(
+    "repetition_gate",
+    judges="gate",
+    source="GLM-4.1V-Thinking sec. 5; thresholds ours",
+    formula="0 if fewer than 35 % of the turn's 4-grams are distinct (48 words or more) or a character runs on; else 1",
+    example=({"problem_type": "mathematics", "answer": "1"}, "<think>" + "wait wait " * 40 + "</think><answer>1</answer>", 0.0),
+)
+def repetition_gate(item: Item) -> Outcome:
+    """Loops are cut off: the total of the turn is 0."""
+    return float(not repeats_itself(item.turn.text))
+
+
+@reward(
+    "language_gate",
+    judges="gate",
+    source="GLM-4.1V-Thinking sec. 5; thresholds ours",
+    formula="0 if more than 4 % (and 8) of the turn's letters are of a script the question and gold do not use; else 1",
+    example=(
+        {"problem_type": "mathematics", "question": "How many?", "answer": "1"},
+        "<think>Сначала считаем, then add.</think><answer>1</answer>",
+        0.0,
+    ),
+)
+def language_gate(item: Item) -> Outcome:
+    """Thinking stays in the question's language; scripts stand in for languages."""
+    return float(not mixes_languages(item.turn.text, f"{item.sample.get('question') or ''} {item.gold}"))

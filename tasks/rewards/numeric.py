@@ -1,0 +1,108 @@
+"""Rewards of numbers: equal, near, near by the custom of the subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.rewards.answers.numbers import Quantity, read_number, read_quantity
+from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
+
+MATHEMATICS, PHYSICS, CHART = 1e-6, 1e-5, 2.5e-2
+YEARS = range(1500, 2101)  # whole numbers of a chart in this range are years, ours
+RELATIVE_ACCURACY = tuple(0.5 + 0.05 * i for i in range(10))  # thresholds .5 .. .95
+
+
+@reward(
+    "numerical",
+    judges="answer",
+    source="Video-R1 sec. 3 (numerical)",
+    formula="0 if exactly one of gold and answer has a decimal mark; else 1 if equal after rounding to 2 places, else 0",
+    example=({"problem_type": "numerical", "answer": "1234.50"}, "<think></think><answer>1,234.5</answer>", 1.0),
+)
+def numerical(item: Item) -> Outcome:
+    """Counting and computing. Thousands commas do not matter, a decimal mark does."""
+    gold, found = read_gold(read_quantity(item.gold)), read_quantity(item.answer)
+    if found is None:
+        return Unread("not one number")
+    return float(gold.decimal == found.decimal and round(gold.value, 2) == round(found.value, 2))
+
+
+@reward(
+    "regression",
+    judges="answer",
+    continuous=True,
+    source="Video-R1 sec. 3 (regression); a gold of 0 scores 1 for 0 only, ours",
+    formula="1 - clip(|answer - gold| / |gold|, 0, 1)",
+    example=({"problem_type": "regression", "answer": "4.0"}, "<think></think><answer>3.0</answer>", 0.75),
+)
+def regression(item: Item) -> Outcome:
+    """Sizes and distances: the relative error, subtracted from one."""
+    gold, found = read_gold(read_number(item.gold)), read_number(item.answer)
+    return Unread("not one number") if found is None else 1 - min(relative_error(found, gold), 1.0)
+
+
+def relative_error(found: float, gold: float) -> float:
+    """|found - gold| / |gold|; for a gold of 0: 0 if equal, else 1."""
+    return float(found != gold) if gold == 0 else abs(found - gold) / abs(gold)
+
+
+def mean_relative_accuracy(found: Sequence[float | None], gold: Sequence[float]) -> float:
+    """Mean over items and thresholds t = .5 .. .95 of [relative error < 1 - t] (VSI-Bench; Video-R1). None = no answer."""
+    errors = [1.0 if f is None else relative_error(f, g) for f, g in zip(found, gold, strict=True)]
+    hits = sum(error < 1 - t for error in errors for t in RELATIVE_ACCURACY)
+    return hits / (len(errors) * len(RELATIVE_ACCURACY)) if errors else 0.0
+
+
+def _units_agree(gold: Quantity | None, found: Quantity | None) -> bool:
+    units = [q.unit.casefold().replace(" ", "") for q in (gold, found) if q is not None and q.unit]
+    return len(units) < 2 or units[0] == units[1]
+
+
+def _within(item: Item, tolerance: float, at_least: float) -> Outcome:
+    """1 if |answer - gold| <= tolerance * max(at_least, |gold|) and units, where both are written, agree."""
+    gold = read_number(item.gold)
+    if gold is None:
+        return float("".join(item.gold.split()) == "".join((item.answer or "").split()))
+    found = read_number(item.answer)
+    if found is None:
+        return Unread("not one number")
+    near = abs(found - gold) <= tolerance * max(at_least, abs(gold))
+    return float(near and _units_agree(read_quantity(item.gold), read_quantity(item.answer)))
+
+
+@reward(
+    "mathematics",
+    judges="answer",
+    source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-6)",
+    formula="1 if |answer - gold| <= 1e-6 * max(1, |gold|), else 0; golds that are no number: equal texts",
+    example=({"problem_type": "mathematics", "answer": "0.75"}, "<think>x</think><answer>3/4</answer>", 1.0),
+)
+def mathematics(item: Item) -> Outcome:
+    """Exact up to rounding. A sentence about a number ("between 0 and 10") is no number."""
+    return _within(item, MATHEMATICS, 1.0)
+
+
+@reward(
+    "physics",
+    judges="answer",
+    source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-5)",
+    formula="1 if |answer - gold| <= 1e-5 * |gold| and the units agree where both are written, else 0",
+    example=({"problem_type": "physics", "answer": "9.81 m/s^2"}, "<think>x</think><answer>9.81</answer>", 1.0),
+)
+def physics(item: Item) -> Outcome:
+    """Physics and chemistry: relative, because quantities come in any order of magnitude."""
+    return _within(item, PHYSICS, 0.0)
+
+
+@reward(
+    "chart",
+    judges="answer",
+    source="GLM-4.1V-Thinking sec. 5.2 (relative tolerance 2.5e-2, years exact)",
+    formula="1 if |answer - gold| <= .025 * |gold|, else 0; years and texts must be equal",
+    example=({"problem_type": "chart", "answer": "2021"}, "<think>x</think><answer>2020</answer>", 0.0),
+)
+def chart(item: Item) -> Outcome:
+    """Values read off a chart; a year is a name, not a size."""
+    gold = read_quantity(item.gold)
+    year = gold is not None and not gold.decimal and not gold.unit and "," not in item.gold and gold.value in YEARS
+    return _within(item, 0.0 if year else CHART, 0.0)
