@@ -74,6 +74,11 @@ def class_of(label: str) -> str:
     return rest if first in SEVERITY_WORDS else clean_text(label)
 
 
+def severity_of(label: str) -> str:
+    """The severity a labelled box names, "" if none."""
+    return SEVERITY_WORDS.get(clean_text(label).partition(" ")[0], "")
+
+
 def read_level(text: str | None) -> str | None:
     """One of LEVELS from "excellent" or "Thus, the quality of the image is excellent."; else None."""
     if text is None or len(text) > 200:

@@ -1,12 +1,12 @@
 """Metrics beside the rewards, over the same readers.
 
 mipi: the six MIPI metrics, their sum, opinion-score correlation, choice accuracy; bootstrap: intervals over photographs;
-constant: the best blind answers; average_precision and correlation: the arithmetic.
+documents: the official files; constant: the best blind answers; correlation and video: further metrics.
 """
 
 from tasks.rewards.metrics.bootstrap import bootstrap
 from tasks.rewards.metrics.constant import Constant, best_constant
 from tasks.rewards.metrics.correlation import correlations
-from tasks.rewards.metrics.mipi import SIX, mipi
+from tasks.rewards.metrics.mipi import SIX, mipi, score_submission
 
-__all__ = ["SIX", "Constant", "best_constant", "bootstrap", "correlations", "mipi"]
+__all__ = ["SIX", "Constant", "best_constant", "bootstrap", "correlations", "mipi", "score_submission"]

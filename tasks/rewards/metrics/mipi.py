@@ -1,14 +1,15 @@
-"""The six metrics of the MIPI 2025 challenge "Detailed Image Quality Assessment" and their sum, over EVALUATION-like rows.
+"""The six metrics of the MIPI 2025 challenge "Detailed Image Quality Assessment" and their sum.
 
     mipi(rows)  ->  {"perception_accuracy": .., "region_map": .., .., "composite": .., "mos_srcc": .., ..}
 
-A row needs sub_task, kind, question, options, gold, answer (text read as the answer, or None), sample_id and
-source_photograph. Rows are tallied per source photograph once; `metrics_of` then gives every metric under any weighting of
-the photographs, which is what the bootstrap needs.
+A row is EVALUATION-like: sub_task, kind, problem_type, question, options, gold, answer (text read as the answer, or None),
+sample_id, source_photograph, media_path. Rows become the official files' objects (`documents`), which are tallied per
+source photograph once; `metrics_of` then gives every metric under any weighting of the photographs, which is what the
+bootstrap needs.
 
-Where this departs from the official scorer, each time the same where every picture was asked everything: the gold of the
-distortion mAP are the pictures with a detection row, that of the description metrics the pictures with an ``assess`` row.
-Predictions whose name is no known distortion are left out, as our exporter leaves them out of the submission.
+Departures from the official scorer: the gold of the distortion mAP are the pictures with a detection item, that of the
+description metrics the pictures with a description (the same where every picture was asked everything); a file that does
+not match its reference is an error that names the item instead of a metric of 0.
 """
 
 from __future__ import annotations
@@ -16,18 +17,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_contracts.records import DISTORTIONS
-from tasks.rewards.answers.boxes import LabelledBox
-from tasks.rewards.answers.choice import option_texts, read_choice
-from tasks.rewards.answers.numbers import read_number
-from tasks.rewards.answers.quality import NO_DISTORTION, class_of, read_detections, read_phrase, scan_description
-from tasks.rewards.boxes import box_iou, question_box
+from tasks.rewards.answers.quality import NO_DISTORTION, canonical_distortion
 from tasks.rewards.average_precision import ClassBox, ClassFlags, match_pictures, mean_average_precision
+from tasks.rewards.boxes import box_iou
 from tasks.rewards.metrics.correlation import weighted_pearson, weighted_spearman
+from tasks.rewards.metrics.documents import (
+    DETECTION,
+    REGION,
+    Document,
+    Reference,
+    Row,
+    Submission,
+    documents_of,
+    image_names,
+    read_reference,
+    read_submission,
+)
 
 SIX = (
     "perception_accuracy",
@@ -37,147 +47,125 @@ SIX = (
     "key_distortion_accuracy",
     "image_quality_accuracy",
 )
-UNREAD_MOS = 3.0  # an unreadable opinion score stands as the middle of [1, 5]: leaving it out would reward silence
 KEY_IOU = 0.5  # strictly above, as in the official scorer
 
-Row = Mapping[str, Any]
+Counts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tally:
-    """What the metrics need of the rows, per source photograph (axis of length P).
+    """What the metrics need, per group of pictures (axis of length P).
 
-    ratios: name -> (numerators, denominators), each (P,). maps: name -> flags per class. mos: predicted, gold, photograph.
+    ratios: name -> (numerators, denominators), each (P,). maps: name -> flags per class. mos: predicted, gold, group.
     """
 
-    photographs: tuple[str, ...]
-    ratios: dict[str, tuple[np.ndarray, np.ndarray]]
+    num_groups: int
+    ratios: Counts
     maps: dict[str, dict[str, ClassFlags]]
     mos: tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclass
-class Picture:
-    """The boxes of one picture, by what asked for them; None where nothing did. Lists keep the order of the rows."""
-
-    group: int
-    region_gold: list[ClassBox] | None = None
-    region_found: list[ClassBox] | None = None
-    detection_gold: list[ClassBox] | None = None
-    detection_found: list[ClassBox] | None = None
-    description_gold: list[ClassBox] | None = None
-    description_found: list[ClassBox] | None = None
 
 
 def mipi(rows: Iterable[Row]) -> dict[str, float]:
     """All metrics of one student. The six are 0 where no row belongs to them; the others are absent then.
 
     Beside the six and ``composite``: key_distortion_recall (the accuracy is a precision: it can be gamed by naming few),
-    detection_map (distortion mAP of the detection answers alone: the official one also counts the boxes of region answers,
-    so that a true box that both name is once a false positive), mos_srcc, mos_plcc, mos_rmse, choice_accuracy/<kind>.
+    detection_map (distortion mAP of the detection answers alone: the official one also counts the boxes of region
+    answers, so that a true box that both name is once a false positive), mos_srcc, mos_plcc, mos_rmse,
+    choice_accuracy/<kind>. Raises ValueError on a gold that cannot be read.
     """
     tally = tally_rows(list(rows))
-    ones = np.ones((1, len(tally.photographs)))
-    return {name: float(values[0]) for name, values in metrics_of(tally, ones).items()}
+    return {name: float(values[0]) for name, values in metrics_of(tally, np.ones((1, tally.num_groups))).items()}
+
+
+def score_submission(submission: Path, reference: Path) -> dict[str, float]:
+    """The same metrics from the official files in two folders. Raises ValueError where they do not belong together."""
+    files, truth = read_submission(submission), read_reference(reference)
+    images = [item["image"] for item in (*truth.metadata, *truth.regions, *truth.mcq)]
+    tally = tally_documents(files, truth, {image: 0 for image in images}, 1)
+    return {name: float(values[0]) for name, values in metrics_of(tally, np.ones((1, 1))).items()}
 
 
 def metrics_of(tally: Tally, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric under each row of weights (replicates x photographs); arrays of length replicates."""
+    """Every metric under each row of weights (replicates x groups); arrays of length replicates."""
     values = {name: np.zeros(len(weights)) for name in SIX}
     for name, (numerators, denominators) in tally.ratios.items():
         values[name] = (weights @ numerators) / np.maximum(weights @ denominators, 1)
     for name, classes in tally.maps.items():
-        if not classes and name not in SIX:
-            continue
-        values[name] = mean_average_precision(classes, weights)
-    values["composite"] = sum((values[name] for name in SIX), np.zeros(len(weights)))
-    predicted, gold, photograph = tally.mos
+        if classes or name in SIX:
+            values[name] = mean_average_precision(classes, weights)
+    values["composite"] = np.sum([values[name] for name in SIX], axis=0)
+    predicted, gold, group = tally.mos
     if predicted.size:
-        per_row = weights[:, photograph]
-        values["mos_srcc"] = weighted_spearman(predicted, gold, per_row)
-        values["mos_plcc"] = weighted_pearson(predicted, gold, per_row)
-        squares = (per_row * (predicted - gold) ** 2).sum(axis=1)
-        values["mos_rmse"] = np.sqrt(squares / np.maximum(per_row.sum(axis=1), 1))
+        per_item = weights[:, group]
+        values["mos_srcc"] = weighted_spearman(predicted, gold, per_item)
+        values["mos_plcc"] = weighted_pearson(predicted, gold, per_item)
+        squares = (per_item * (predicted - gold) ** 2).sum(axis=1)
+        values["mos_rmse"] = np.sqrt(squares / np.maximum(per_item.sum(axis=1), 1))
     return values
 
 
 def tally_rows(rows: Sequence[Row], photographs: Sequence[str] | None = None) -> Tally:
     """Read and match every row once. photographs: the axis, if it is to hold more than these rows' own."""
-    axis = tuple(photographs if photographs is not None else sorted({str(row["source_photograph"]) for row in rows}))
+    axis = sorted({str(row["source_photograph"]) for row in rows}) if photographs is None else photographs
     index = {name: i for i, name in enumerate(axis)}
-    counts: dict[str, tuple[np.ndarray, np.ndarray]] = defaultdict(lambda: (np.zeros(len(axis)), np.zeros(len(axis))))
-    pictures: dict[str, Picture] = {}
-    mos: list[tuple[float, float, int]] = []
-    for row in rows:
-        group = index[str(row["source_photograph"])]
-        picture = pictures.setdefault(str(row["sample_id"]), Picture(group))
-        sub_task = row["sub_task"]
-        if row["problem_type"] == "choice":
-            right = choice_is_right(row)
-            for name in ("perception_accuracy", f"choice_accuracy/{row['kind']}"):
-                counts[name][0][group] += right
-                counts[name][1][group] += 1
-        elif row["problem_type"] == "mos":
-            mos.append((*read_mos(row), group))
-        elif sub_task == "reg_perception":
-            _add_region(picture, row)
-        elif sub_task == "dist_detect":
-            picture.detection_gold = (picture.detection_gold or []) + class_boxes(read_detections(row["gold"]))
-            picture.detection_found = (picture.detection_found or []) + class_boxes(read_detections(row["answer"]))
-        elif sub_task == "assess":
-            _add_description(picture, row, counts)
-    predicted, gold, photograph = (np.array(column) for column in zip(*mos, strict=True)) if mos else (np.zeros(0),) * 3
-    return Tally(axis, dict(counts), match_all(pictures), (predicted, gold, photograph.astype(int)))
+    names = image_names(rows)
+    groups = {names[str(row["sample_id"])]: index[str(row["source_photograph"])] for row in rows}
+    submission, reference = documents_of(rows)
+    return tally_documents(submission, reference, groups, len(axis))
 
 
-def choice_is_right(row: Row) -> bool:
-    """True if the answer reads as the gold's option."""
-    options = option_texts(row["options"], str(row["question"] or ""))
-    chosen = read_choice(row["answer"], options)
-    return chosen is not None and chosen == read_choice(row["gold"], options)
+def tally_documents(
+    submission: Submission, reference: Reference, groups: Mapping[str, int], num_groups: int
+) -> Tally:
+    """Tally a submission against its reference. groups: image -> unit of the resampling."""
+    counts: Counts = defaultdict(lambda: (np.zeros(num_groups), np.zeros(num_groups)))
+    metadata = {item["image"]: item for item in reference.metadata}
+    _count_choices(counts, submission, reference, groups)
+    for item in submission.description:
+        if item["image"] in metadata:
+            _count_description(counts, item, metadata[item["image"]], groups[item["image"]])
+    maps = _match_maps(submission, reference, metadata, groups)
+    return Tally(num_groups, dict(counts), maps, _mos(submission, metadata, groups))
 
 
-def read_mos(row: Row) -> tuple[float, float]:
-    """Predicted and gold opinion score; the prediction is clipped to [1, 5], and UNREAD_MOS where none can be read."""
-    gold, found = read_number(row["gold"]), read_number(row["answer"])
-    if gold is None:
-        raise ValueError(f"question {row.get('question_id')}: the gold opinion score {row['gold']!r} is no number")
-    return (UNREAD_MOS if found is None else min(5.0, max(1.0, found))), gold
+def _count_choices(counts: Counts, submission: Submission, reference: Reference, groups: Mapping[str, int]) -> None:
+    predicted = {item["id"]: item for item in submission.perception}
+    gold = {item["id"]: item for item in reference.mcq}
+    if len(predicted) != len(submission.perception) or set(predicted) != set(gold):
+        odd = sorted(set(predicted) ^ set(gold), key=str)
+        raise ValueError(f"perception: ids differ from the reference or repeat (first of them: {odd[:3]})")
+    for key, item in gold.items():
+        right = chosen_candidate(predicted[key]) == item["correct_ans"]
+        for name in ("perception_accuracy", f"choice_accuracy/{predicted[key].get('concern')}"):
+            numerators, denominators = counts[name]
+            numerators[groups[item["image"]]] += right
+            denominators[groups[item["image"]]] += 1
 
 
-def class_boxes(boxes: Iterable[LabelledBox] | None) -> list[ClassBox]:
-    """(class, box) of the boxes that name a known distortion."""
-    return [(name, b.box) for b in boxes or () if (name := class_of(b.label)) in DISTORTIONS]
+def chosen_candidate(item: Document) -> str:
+    """The candidate named by the first character of ``pred_ans``. Raises ValueError where the official scorer gives 0."""
+    text = str(item["pred_ans"]).strip()
+    index = ord(text[0]) - ord("A") if text else -1
+    if not 0 <= index < len(item["candidates"]):
+        raise ValueError(f"perception: item {item['id']}: {text[:20]!r} is no capital letter of its candidates")
+    return str(item["candidates"][index])
 
 
-def region_boxes(question: str, answer: str | None) -> list[ClassBox]:
-    """What a region answer says: its own boxes if it lists any, else its phrase on the box of the question."""
-    phrase, asked = read_phrase(answer), question_box(question)
-    if phrase is None:
-        return class_boxes(read_detections(answer))
-    return [] if phrase.distortion == NO_DISTORTION or asked is None else [(phrase.distortion, asked.box)]
-
-
-def _add_region(picture: Picture, row: Row) -> None:
-    picture.region_gold = (picture.region_gold or []) + region_boxes(row["question"], row["gold"])
-    picture.region_found = (picture.region_found or []) + region_boxes(row["question"], row["answer"])
-
-
-def _add_description(picture: Picture, row: Row, counts: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    gold, found = scan_description(row["gold"]), scan_description(row["answer"])
-    picture.description_gold = (picture.description_gold or []) + class_boxes(gold.distortions)
-    picture.description_found = (picture.description_found or []) + class_boxes(found.distortions)
-    level = counts["image_quality_accuracy"]
-    level[0][picture.group] += found.level == gold.level
-    level[1][picture.group] += 1
-    if gold.distortions:
-        gold_key, found_key = class_boxes(gold.key), class_boxes(found.key)
-        for name, these, those in (
-            ("key_distortion_accuracy", found_key, gold_key),
-            ("key_distortion_recall", gold_key, found_key),
-        ):
-            counts[name][0][picture.group] += num_matched(these, those)
-            counts[name][1][picture.group] += len(these)
+def _count_description(counts: Counts, item: Document, gold: Document, group: int) -> None:
+    numerators, denominators = counts["image_quality_accuracy"]
+    numerators[group] += item["image_quality"] == gold["level"]
+    denominators[group] += 1
+    if not gold["distortions"]:
+        return
+    highest = max(d.get("significance_score") or 0 for d in gold["distortions"])
+    gold_key = class_boxes(d for d in gold["distortions"] if (d.get("significance_score") or 0) == highest)
+    found_key = class_boxes(item["key_distortions"])
+    for name, these, those in (
+        ("key_distortion_accuracy", found_key, gold_key),
+        ("key_distortion_recall", gold_key, found_key),
+    ):
+        counts[name][0][group] += num_matched(these, those)
+        counts[name][1][group] += len(these)
 
 
 def num_matched(these: Sequence[ClassBox], those: Sequence[ClassBox]) -> int:
@@ -185,27 +173,50 @@ def num_matched(these: Sequence[ClassBox], those: Sequence[ClassBox]) -> int:
     return sum(any(a == b and box_iou(box, other) > KEY_IOU for b, other in those) for a, box in these)
 
 
-def match_all(pictures: Mapping[str, Picture]) -> dict[str, dict[str, ClassFlags]]:
-    """The three mAPs' flags. Distortion mAP counts the boxes of detection and of region answers (official rule)."""
-    groups = {key: p.group for key, p in pictures.items()}
+def class_boxes(distortions: Iterable[Document]) -> list[ClassBox]:
+    """(class, box) of the official files' distortions; "No distortion" and entries without four coordinates left out."""
+    boxes: list[ClassBox] = []
+    for entry in distortions:
+        name, corners = str(entry.get("distortion")), entry.get("coordinates") or ()
+        if name != NO_DISTORTION and len(corners) == 4:
+            x1, y1, x2, y2 = (float(corner) for corner in corners)
+            boxes.append((canonical_distortion(name) or name.lower(), (x1, y1, x2, y2)))
+    return boxes
 
-    def flags(gold: dict[str, list[ClassBox] | None], found: dict[str, list[ClassBox]]) -> dict[str, ClassFlags]:
-        asked = {key: boxes for key, boxes in gold.items() if boxes is not None}
-        return match_pictures(asked, {key: found[key] for key in asked}, groups)
+
+def _match_maps(
+    submission: Submission, reference: Reference, metadata: Mapping[str, Document], groups: Mapping[str, int]
+) -> dict[str, dict[str, ClassFlags]]:
+    """Flags of the mAPs. The distortion mAP counts the boxes of detection and of region answers (official rule)."""
+    found: dict[str, dict[str, list[ClassBox]]] = {name: defaultdict(list) for name in ("region", "detect", "both")}
+    for item in submission.grounding:
+        boxes = class_boxes(item["distortions"])
+        found["both"][item["image"]] += boxes
+        found["region" if item.get("question_type", REGION) == REGION else "detect"][item["image"]] += boxes
+    regions: dict[str, list[ClassBox]] = defaultdict(list)
+    for item in reference.regions:
+        regions[item["image"]] += class_boxes(item["distortions"])
+    described = {item["image"]: class_boxes(item["all_distortions"]) for item in submission.description}
+    detected = [i["image"] for i in submission.grounding if i.get("question_type") == DETECTION]
+
+    def flags(gold: Mapping[str, list[ClassBox]], boxes: Mapping[str, list[ClassBox]]) -> dict[str, ClassFlags]:
+        return match_pictures(gold, {image: boxes.get(image, []) for image in gold}, groups)
+
+    def truth(images: Iterable[str]) -> dict[str, list[ClassBox]]:
+        return {i: class_boxes(metadata[i]["distortions"]) for i in dict.fromkeys(images) if i in metadata}
 
     return {
-        "region_map": flags(
-            {k: p.region_gold for k, p in pictures.items()}, {k: p.region_found or [] for k, p in pictures.items()}
-        ),
-        "distortion_map": flags(
-            {k: p.detection_gold for k, p in pictures.items()},
-            {k: (p.region_found or []) + (p.detection_found or []) for k, p in pictures.items()},
-        ),
-        "detection_map": flags(
-            {k: p.detection_gold for k, p in pictures.items()}, {k: p.detection_found or [] for k, p in pictures.items()}
-        ),
-        "description_map": flags(
-            {k: p.description_gold for k, p in pictures.items()},
-            {k: p.description_found or [] for k, p in pictures.items()},
-        ),
+        "region_map": flags(regions, found["region"]),
+        "distortion_map": flags(truth(detected), found["both"]),
+        "detection_map": flags(truth(detected), found["detect"]),
+        "description_map": flags(truth(described), described),
     }
+
+
+def _mos(
+    submission: Submission, metadata: Mapping[str, Document], groups: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    known: list[Any] = [i for i in submission.scoring if metadata.get(i["image"], {}).get("mos") is not None]
+    predicted = np.array([float(item["pred_mos"]) for item in known])
+    gold = np.array([float(metadata[item["image"]]["mos"]) for item in known])
+    return predicted, gold, np.array([groups[item["image"]] for item in known], dtype=int)
