@@ -8,12 +8,14 @@ Shape suffixes: P prompts, B completions, L prompt tokens, C completion tokens, 
 
 from __future__ import annotations
 
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+
+# isort: split
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tasks.student.torchvision_operators  # noqa: F401, I001  before anything imports torchvision
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -93,4 +95,5 @@ def _picture_features(
         features = encode_pictures(
             torch.cat([patches[p] for p in distinct.tolist()]), grid_P3[distinct], return_dict=True
         ).pooler_output
-    return BaseModelOutputWithPooling(pooler_output=tuple(features[i] for i in place_B.tolist()))
+    repeated: Any = tuple(features[i] for i in place_B.tolist())
+    return BaseModelOutputWithPooling(pooler_output=repeated)

@@ -12,19 +12,19 @@ and the rollouts to ``job.folder/rollouts.parquet``.
 
 from __future__ import annotations
 
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+
+# isort: split
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import tasks.student.torchvision_operators  # noqa: F401, I001  before anything imports torchvision
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from pipeline_config.schema import PipelineConfig
+from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.checkpoints import last_complete, sampler_state, updates_done
 from tasks.grpo.pool import probe_set, training_pool
 from tasks.grpo.probe import probe
@@ -32,26 +32,32 @@ from tasks.grpo.rollouts import discard_after, merge_parts
 from tasks.grpo.sampler import ShuffledSampler
 from tasks.grpo.trainer import GrpoTrainer, derive_seed
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_atomically
-from tasks.student.checkpoint import Student, load_student, save_student
+from tasks.student.checkpoint import Student, load_student, replace_folder, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
+from tasks.student.zero import find_deepspeed, zero_stage
 
 HISTORY_FILE = "history.json"
+ROLLOUTS_FILE = "rollouts.parquet"
+PROBE_FILE = "probe_before.json"
 # Streams of `derive_seed` under the job's seed; the Trainer's own start at 0 with (step, rank).
 POOL_STREAM, SAMPLER_STREAM, PROBE_SET_STREAM, PROBE_STREAM = (1_000_000 + i for i in range(4))
-PROBE_FILE = "probe_before.json"
 
 
 def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     """Train, or go on training, and write student, rollouts and history. Returns the facts the stage notes.
 
-    Keys: steps, num_prompts (of the pool), num_filled_up (prompts that only fill the pool up to one step), probe (with
-    ``before`` and ``after``), last (figures of the last step), rollouts and history (paths), num_rollouts.
-    Raises ConfigError, ContractError.
+    Keys: steps, num_prompts (of the pool), num_filled_up (of them, those that only fill it up to one step),
+    num_rollouts, probe_before and probe_after (mean rewards; absent without probe prompts).
+    Raises ConfigError, ContractError; ValueError if the loss is no number any more.
     """
     config = job.config
-    if config.student.threads:
-        torch.set_num_threads(config.student.threads)
+    if zero_stage(config.grpo.deepspeed) == 3:
+        raise ConfigError(
+            f"grpo.deepspeed: {config.grpo.deepspeed} is ZeRO-3, but rollouts need whole weights on each device; "
+            "use pipeline_config/deepspeed/zero2.json, or LoRA"
+        )
+    args = training_arguments(config, job.folder / "checkpoints", job.seed)
     dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
     difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool"]).to_pylist()
     pool, num_filled_up = training_pool(difficulty, config.grpo, derive_seed(job.seed, POOL_STREAM))
@@ -63,24 +69,29 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     )
     student = load_student(job.inputs["student"], config.student, train=True)
     freeze(student.model, config.grpo.freeze)
+    student.model.to(args.device)
     before = _probe_before(job, student, probed)
-    history = _train(job, student, {i: dialogues[i] for i in pool}, callbacks)
-    facts = {
+    history = _train(job, args, student, {i: dialogues[i] for i in pool}, callbacks)
+    if not is_rank_zero():
+        return {}
+    probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
+    num_rollouts = merge_parts(job.folder / "rollouts", job.folder / ROLLOUTS_FILE)
+    _publish(job, student, {"steps": history, "probe": probes})
+    return {
         "steps": len(history),
         "num_prompts": len(pool),
         "num_filled_up": num_filled_up,
-        "probe": {"before": before, "after": _probe(job, student, probed)},
-        "last": history[-1] if history else {},
+        "num_rollouts": num_rollouts,
+        **{f"probe_{when}": figures["reward"] for when, figures in probes.items()},
     }
-    if is_rank_zero():
-        facts["rollouts"] = str(job.folder / "rollouts.parquet")
-        facts["num_rollouts"] = merge_parts(job.folder / "rollouts", job.folder / "rollouts.parquet")
-        _publish(job, student, {"steps": history, "probe": facts["probe"]})
-    return facts
 
 
 def _train(
-    job: Job, student: Student, dialogues: Mapping[str, Mapping[str, Any]], callbacks: Sequence[TrainerCallback]
+    job: Job,
+    args: TrainingArguments,
+    student: Student,
+    dialogues: Mapping[str, Mapping[str, Any]],
+    callbacks: Sequence[TrainerCallback],
 ) -> list[dict[str, float]]:
     """Train ``student`` in place from the last complete checkpoint on; one entry of figures per step."""
     config = job.config.grpo
@@ -92,12 +103,12 @@ def _train(
         dialogues,
         sampler,
         job.config,
-        training_arguments(job.config, job.folder / "checkpoints", job.seed),
+        args,
         folder=job.folder,
         stage_run=str(job.options["stage_run"]),
         callbacks=callbacks,
     )
-    checkpoint = last_complete(job.folder / "checkpoints")
+    checkpoint = last_complete(Path(str(args.output_dir)))
     if checkpoint is not None:
         sampler.load_state_dict(sampler_state(checkpoint))
     if is_rank_zero():
@@ -109,7 +120,10 @@ def _train(
 
 
 def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> TrainingArguments:
-    """The Trainer's settings; a Trainer step is one update, so counts of steps are multiplied by ``inner_updates``."""
+    """The Trainer's settings; a Trainer step is one update, so counts of steps are multiplied by ``inner_updates``.
+
+    Made before the student is loaded, which has to know of DeepSpeed then.
+    """
     grpo, optimiser = config.grpo, config.grpo.optimiser
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
@@ -124,13 +138,14 @@ def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> Train
         max_grad_norm=optimiser.max_grad_norm,
         train_sampling_strategy="sequential",
         logging_steps=grpo.inner_updates,
+        logging_nan_inf_filter=False,
         save_steps=grpo.save_steps * grpo.inner_updates,
         # One more than is kept in use: the older one is the way back while the newer is being written.
         save_total_limit=2,
         seed=seed,
         bf16=config.student.precision == "bfloat16",
         activation_checkpointing=config.student.gradient_checkpointing,
-        deepspeed=str(grpo.deepspeed) if grpo.deepspeed else None,
+        deepspeed=str(find_deepspeed(grpo.deepspeed)) if grpo.deepspeed else None,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
@@ -140,32 +155,26 @@ def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> Train
 
 
 def _probe_before(job: Job, student: Student, probed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The probe of the student GRPO starts from: taken once, read from disk after a restart."""
+    """The probe of the student GRPO starts from: taken once, on rank 0, and read from disk after a restart."""
     path = job.folder / PROBE_FILE
+    if not probed or not is_rank_zero():
+        return {}
     if not path.is_file():
-        figures = _probe(job, student, probed)
-        if not is_rank_zero():
-            return figures
-        write_atomically(path, json.dumps(figures))
+        write_atomically(path, json.dumps(_probe(job, student, probed)))
     before: dict[str, Any] = json.loads(path.read_text())
     return before
 
 
 def _probe(job: Job, student: Student, probed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if not probed or not is_rank_zero():
-        return {}
-    student.model.eval()
     return probe(student, probed, job.config, derive_seed(job.seed, PROBE_STREAM))
 
 
 def _publish(job: Job, student: Student, history: dict[str, Any]) -> None:
     """Student and history side by side in ``job.out``, which appears only when both are there."""
-    beside = job.out.with_name(f"{job.out.name}.{os.getpid()}.part")
+    beside = job.out.with_name(f"{job.out.name}.part")
     save_student(student, beside)
     (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1))
-    if job.out.exists():
-        shutil.rmtree(job.out)
-    beside.replace(job.out)
+    replace_folder(beside, job.out)
 
 
 def _child(job: Job) -> dict[str, Any]:

@@ -10,6 +10,9 @@ first update is exactly 1 and its log-probs serve as the old ones of the updates
 
 from __future__ import annotations
 
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+
+# isort: split
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tasks.student.torchvision_operators  # noqa: F401, I001  before anything imports torchvision
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepBatch:
-    """One step's rollouts on this rank, as its updates need them. divisor: of the loss of all micro-batches together."""
+    """One step's rollouts on this rank, as its updates need them. divisor: of the loss of all micro-batches."""
 
     prompts: Mapping[str, Tensor]
     completions: Completions
@@ -74,6 +76,7 @@ class GrpoTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.grpo, self.rewards = config.grpo, config.rewards
+        self.sampling_batch = config.mine.batch_size
         self.student, self.dialogues, self.prompt_sampler = student, dialogues, sampler
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
@@ -87,16 +90,23 @@ class GrpoTrainer(Trainer):
         args.gradient_accumulation_steps = num_micros
         slots = _Slots(config.grpo.steps * config.grpo.inner_updates * num_micros * args.world_size)
         super().__init__(model=student.model, args=args, train_dataset=slots, callbacks=list(callbacks))
+        self.remove_callback(PrinterCallback)
 
     # ------------------------------------------------------------------------------------------------ the Trainer's
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer over our groups of parameters."""
         if self.optimizer is None:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(parameter_groups(self.model, self.grpo.optimiser), **settings)
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.student.model)
+            self.optimizer = optimizer_class(parameter_groups(self.student.model, self.grpo.optimiser), **settings)
         return self.optimizer
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Tensor:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """Loss of the next micro-batch. ``inputs`` are empty slots: the data are this policy's own rollouts."""
         step, update = divmod(self.state.global_step, self.grpo.inner_updates)
         if update == 0 and self._micro == 0:
@@ -113,11 +123,22 @@ class GrpoTrainer(Trainer):
         logs.update(self.figures.drain(self.accelerator))
         super().log(logs, start_time)
 
+    def _save(self, output_dir: Any = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A full model's weights under the names its modules have.
+
+        The Trainer (transformers 5.23) saves them under the hub's names, but loads a checkpoint under the modules' own:
+        a resumed Qwen2-VL or Qwen2.5-VL would go on from the weights it started with, after no more than a warning.
+        """
+        if not isinstance(self.model, PreTrainedModel):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             mark_complete(checkpoint, self.prompt_sampler.state_dict())
 
     # -------------------------------------------------------------------------------------------------------- ours
@@ -133,7 +154,7 @@ class GrpoTrainer(Trainer):
             temperature=self.grpo.temperature,
             top_p=self.grpo.top_p,
             max_new_tokens=self.grpo.max_new_tokens,
-            batch_size=self.grpo.batch_size,
+            batch_size=self.sampling_batch,
             seed=derive_seed(self.args.seed, step, rank),
         )
         scores = [
@@ -184,6 +205,11 @@ class GrpoTrainer(Trainer):
             loss_per=self.grpo.loss_per,
             divisor=batch.divisor,
         )
+        if not loss.isfinite():
+            raise ValueError(
+                f"grpo: the loss is {float(loss.detach())} after {self.state.global_step} updates; "
+                "lower grpo.optimiser.lr or grpo.optimiser.max_grad_norm"
+            )
         sums["entropy"] = (entropies * completions.mask_BC).sum()
         num_tokens = float(sums.pop("tokens"))
         if self.reference is None:
@@ -192,15 +218,17 @@ class GrpoTrainer(Trainer):
         return loss
 
     def _logprobs(self, model: nn.Module, batch: StepBatch, completions: Completions) -> tuple[Tensor, Tensor]:
-        return completion_logprobs(
-            model,
-            batch.prompts,
-            completions,
-            encode_pictures=self.model.get_image_features,
-            train_vision=self.train_vision,
-            temperature=self.grpo.temperature,
-            banned_ids=self.banned_ids.to(self.args.device),
-        )
+        # The model's forward is wrapped for mixed precision, its vision tower, called apart, is not.
+        with self.accelerator.autocast():
+            return completion_logprobs(
+                model,
+                batch.prompts,
+                completions,
+                encode_pictures=self.student.model.get_image_features,
+                train_vision=self.train_vision,
+                temperature=self.grpo.temperature,
+                banned_ids=self.banned_ids.to(self.args.device),
+            )
 
     def _rows(
         self,

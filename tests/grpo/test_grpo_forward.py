@@ -1,0 +1,131 @@
+"""The training forward: log-probs equal to the plain forward, one completion at a time, and to what was sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+
+# isort: split
+import torch
+
+from pipeline_config.schema import StudentConfig
+from tasks.grpo.forward import Completions, completion_logprobs, pad_completions
+from tasks.student.checkpoint import Student, load_student
+from tasks.student.encode import Prompt, encode_prompts
+from tasks.student.generate import banned_token_ids
+
+TEMPERATURE = 0.8
+
+
+@pytest.fixture(scope="module")
+def sampled(
+    student_folder: Path, tables: dict[str, Path]
+) -> tuple[Student, list[Prompt], list[list[list[int]]], Completions]:
+    """A student, four prompts of different lengths and pictures, and three completions of each, of 1 to 9 tokens."""
+    student = load_student(str(student_folder), StudentConfig(), train=True)
+    rows = pq.read_table(tables["dialogues"]).to_pylist()[:4]
+    prompts = [Prompt(row["prompt"], row["media_path"]) for row in rows]
+    rng = np.random.default_rng(0)
+    groups = [[rng.integers(0, 256, 1 + (5 * p + 2 * g) % 9).tolist() for g in range(3)] for p in range(4)]
+    return student, prompts, groups, pad_completions(groups, 0, student.device)
+
+
+def logprobs_of(
+    student: Student, prompts: Any, completions: Completions, train_vision: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return completion_logprobs(
+        student.model,
+        prompts,
+        completions,
+        encode_pictures=student.model.get_image_features,
+        train_vision=train_vision,
+        temperature=TEMPERATURE,
+        banned_ids=torch.tensor(banned_token_ids(student)),
+    )
+
+
+def plain_logprobs(student: Student, prompt: Prompt, token_ids: list[int]) -> torch.Tensor:
+    """The reference: one sequence, no padding, the model's own forward from pixels, logits everywhere."""
+    batch = encode_prompts(student, [prompt])
+    ids = torch.tensor([token_ids])
+    num_prompt = batch["input_ids"].shape[1]
+    types = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+    logits = student.model(
+        input_ids=torch.cat([batch["input_ids"], ids], 1),
+        mm_token_type_ids=types,
+        pixel_values=batch["pixel_values"],
+        image_grid_thw=batch["image_grid_thw"],
+    ).logits[0, num_prompt - 1 : -1]
+    logits[:, banned_token_ids(student)] = -torch.inf
+    return torch.log_softmax(logits / TEMPERATURE, -1).gather(1, ids[0].unsqueeze(1)).squeeze(1)
+
+
+def test_logprobs_are_those_of_the_plain_forward(sampled: Any) -> None:
+    student, prompts, groups, completions = sampled
+    logprobs, _ = logprobs_of(student, encode_prompts(student, prompts), completions)
+    for row, (p, token_ids) in enumerate((p, ids) for p, group in enumerate(groups) for ids in group):
+        expected = plain_logprobs(student, prompts[p], token_ids)
+        torch.testing.assert_close(logprobs[row, : len(token_ids)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_plain_forward(sampled: Any) -> None:
+    student, prompts, groups, completions = sampled
+    model = student.model
+    logprobs, _ = logprobs_of(student, encode_prompts(student, prompts), completions)
+    (logprobs * completions.mask_BC).sum().backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for p, group in enumerate(groups):
+        for token_ids in group:
+            plain_logprobs(student, prompts[p], token_ids).sum().backward()
+    theirs = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert ours.keys() == theirs.keys()
+    assert any("visual" in name for name in ours)
+    for name in ours:
+        assert (ours[name] - theirs[name]).norm() <= 1e-4 * theirs[name].norm() + 1e-6, name
+
+
+def test_a_micro_batch_is_a_slice_of_the_batch(sampled: Any) -> None:
+    student, prompts, _, completions = sampled
+    encoded = encode_prompts(student, prompts)
+    whole, entropies = logprobs_of(student, encoded, completions)
+    for rows in (slice(0, 5), slice(5, 12)):
+        part = completions.rows(rows)
+        assert part.token_ids_BC.shape[1] == int(part.mask_BC.sum(1).max())
+        logprobs, entropy = logprobs_of(student, encoded, part)
+        length = logprobs.shape[1]
+        mask = part.mask_BC.bool()
+        torch.testing.assert_close(logprobs[mask], whole[rows, :length][mask], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(entropy[mask], entropies[rows, :length][mask], rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_tower_builds_no_graph_and_runs_once_per_picture(sampled: Any) -> None:
+    student, prompts, _, completions = sampled
+    seen: list[int] = []
+    visual = student.model.model.visual
+    handle = visual.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    try:
+        logprobs, _ = logprobs_of(student, encode_prompts(student, prompts), completions, train_vision=False)
+    finally:
+        handle.remove()
+    logprobs.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in visual.parameters())
+    assert student.model.get_input_embeddings().weight.grad.any()
+    student.model.zero_grad()
+    assert seen == [4], "four pictures, however many completions"
+
+
+def test_completions_pad_behind_and_keep_their_prompt() -> None:
+    completions = pad_completions([[[5, 6, 7], [8]], [[9, 10], [11]]], 0, torch.device("cpu"))
+    assert completions.token_ids_BC.tolist() == [[5, 6, 7], [8, 0, 0], [9, 10, 0], [11, 0, 0]]
+    assert completions.mask_BC.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]]
+    assert completions.prompt_B.tolist() == [0, 0, 1, 1]

@@ -1,0 +1,189 @@
+"""Whole GRPO runs of a tiny random student: what they write, that they learn, that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+
+# isort: split
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from data_contracts.records import ROLLOUTS
+from pipeline_config.schema import ConfigError, StudentConfig
+from tasks.grpo.train import run
+from tasks.launcher.job import Job
+from tasks.student.checkpoint import load_student
+from tasks.student.freeze import parameter_digest
+
+MakeJob = Callable[..., Job]
+FIGURES = {
+    "reward", "reward_std", "accuracy", "part_letters", "entropy", "zero_variance_share", "clip_low", "clip_high",
+    "approx_kl", "completion_tokens", "truncated_share", "grad_norm", "learning_rate", "loss", "step",
+}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("letters_reward")
+
+
+def history(job: Job) -> list[dict[str, float]]:
+    steps: list[dict[str, float]] = json.loads((job.out / "history.json").read_text())["steps"]
+    return steps
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(job.out / "model.safetensors")
+
+
+def rollouts(job: Job) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(job.folder / "rollouts.parquet").to_pylist()
+    return rows
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupt(TrainerCallback):
+    """Ends a run in the middle of a step: its rollouts are written, its update is not made."""
+
+    def __init__(self, after_updates: int) -> None:
+        self.after_updates = after_updates
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.after_updates:
+            raise Interrupted
+
+
+def test_three_steps_write_student_history_and_every_rollout(make_job: MakeJob, student_folder: Path) -> None:
+    job = make_job(steps=3, prompts_per_step=2, num_rollouts=4, probe_prompts=3, probe_rollouts=2)
+    facts = run(job)
+    assert facts["steps"] == 3
+    assert facts["num_prompts"] == 12
+    assert facts["num_rollouts"] == 3 * 2 * 4
+    table = pq.read_table(job.folder / "rollouts.parquet")
+    assert table.schema.equals(ROLLOUTS)
+    rows = table.to_pylist()
+    assert len({row["rollout_id"] for row in rows}) == len(rows) == 24
+    assert [row["step"] for row in rows] == [1] * 8 + [2] * 8 + [3] * 8
+    for start in range(0, 24, 4):
+        group = rows[start : start + 4]
+        assert len({row["dialogue_id"] for row in group}) == 1
+        assert [row["rollout"] for row in group] == [0, 1, 2, 3]
+        assert sum(row["advantage"] for row in group) == pytest.approx(0, abs=1e-6)
+        assert all(dict(row["parts"])["letters"] == row["reward"] for row in group)
+    steps = history(job)
+    assert [entry["step"] for entry in steps] == [1, 2, 3]
+    assert all(set(entry) >= FIGURES for entry in steps)
+    for entry in steps:
+        rewards = [row["reward"] for row in rows if row["step"] == entry["step"]]
+        assert entry["reward"] == pytest.approx(sum(rewards) / len(rewards))
+        assert entry["clip_low"] == entry["clip_high"] == 0, "the first update of a step is on-policy"
+        assert entry["approx_kl"] == pytest.approx(0, abs=1e-9)
+    probes = json.loads((job.out / "history.json").read_text())["probe"]
+    assert probes["before"]["reward"] == facts["probe_before"]
+    assert probes["after"]["reward"] == facts["probe_after"]
+    assert len(probes["before"]["rewards"]) == 3
+    before, after = (load_student(str(path), StudentConfig()).model for path in (student_folder, job.out))
+    assert parameter_digest(before, "vision") == parameter_digest(after, "vision"), "frozen by default"
+    assert parameter_digest(before, "language") != parameter_digest(after, "language")
+
+
+def test_it_learns_what_is_rewarded(make_job: MakeJob) -> None:
+    job = make_job(
+        steps=16, prompts_per_step=4, num_rollouts=8, batch_size=32, probe_prompts=8, probe_rollouts=8, lr=0.03
+    )
+    facts = run(job)
+    assert facts["probe_before"] < 0.35
+    assert facts["probe_after"] > 0.7
+    entropies = [entry["entropy"] for entry in history(job)]
+    assert entropies[-1] < entropies[0]
+
+
+@pytest.mark.parametrize("inner_updates", [1, 2])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, inner_updates: int) -> None:
+    settings = {"steps": 4, "save_steps": 1, "beta": 0.02, "probe_prompts": 2, "probe_rollouts": 2}
+    whole, cut = (make_job(name, inner_updates=inner_updates, **settings) for name in ("whole", "cut"))
+    run(whole)
+    with pytest.raises(Interrupted):
+        run(cut, [Interrupt(after_updates=3 * inner_updates - 1)])
+    first_probe = (cut.folder / "probe_before.json").read_text()
+    (cut.folder / "probe_before.json").write_text(first_probe.replace("{", '{"kept": 1, ', 1))
+    assert (cut.folder / "rollouts" / "step-000003-rank-000.parquet").exists()
+    # What a kill during the writing of the next checkpoint leaves behind.
+    torn = cut.folder / "checkpoints" / f"checkpoint-{3 * inner_updates}"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    run(cut)
+    assert weights(cut).keys() == weights(whole).keys()
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(cut)[name]), name
+    assert rollouts(cut) == rollouts(whole)
+    assert history(cut) == history(whole)
+    assert json.loads((cut.out / "history.json").read_text())["probe"]["before"]["kept"] == 1, "not probed again"
+
+
+def test_a_finished_run_started_again_only_writes_its_output(make_job: MakeJob) -> None:
+    job = make_job(steps=2)
+    run(job)
+    before, rows = weights(job), rollouts(job)
+    run(job, [Interrupt(after_updates=0), Interrupt(after_updates=2)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(job).items())
+    assert rollouts(job) == rows
+
+
+def test_micro_batches_do_not_change_the_result(make_job: MakeJob) -> None:
+    jobs = [make_job(f"b{size}", steps=2, batch_size=size, loss_per="token") for size in (8, 3)]
+    for job in jobs:
+        run(job)
+    whole, cut = jobs
+    assert [row["completion"] for row in rollouts(cut)] == [row["completion"] for row in rollouts(whole)]
+    for entry, other in zip(history(whole), history(cut), strict=True):
+        assert entry == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_several_updates_clip(make_job: MakeJob) -> None:
+    job = make_job(steps=2, inner_updates=4, lr=0.05, batch_size=8)
+    facts = run(job)
+    assert facts["steps"] == 2
+    assert len(rollouts(job)) == 2 * 2 * 4
+    steps = history(job)
+    assert all(entry["approx_kl"] > 0 for entry in steps)
+    assert any(entry["clip_high"] + entry["clip_low"] > 0 for entry in steps)
+
+
+def test_groups_without_variance_do_not_move_the_policy(make_job: MakeJob, student_folder: Path) -> None:
+    job = make_job(steps=2, rubric="format")
+    run(job)
+    assert all(entry["zero_variance_share"] == 1 and entry["grad_norm"] == 0 for entry in history(job))
+    start = load_file(student_folder / "model.safetensors")
+    decay = {name: tensor for name, tensor in weights(job).items() if not torch.equal(tensor, start[name])}
+    assert not decay or all(torch.allclose(t, start[n], rtol=1e-2) for n, t in decay.items())
+
+
+def test_a_reference_holds_the_policy_back(make_job: MakeJob) -> None:
+    drifts = []
+    for beta in (1e-6, 5.0):
+        job = make_job(f"beta{beta}", steps=6, beta=beta, batch_size=8)
+        run(job)
+        assert history(job)[0]["reference_kl"] == 0, "it starts as the reference"
+        drifts.append(history(job)[-1]["reference_kl"])
+    assert 0 < drifts[1] < drifts[0] / 2
+
+
+def test_no_step_passes_the_student_on(make_job: MakeJob, student_folder: Path) -> None:
+    job = make_job(steps=0)
+    assert run(job)["num_rollouts"] == 0
+    start = load_file(student_folder / "model.safetensors")
+    assert all(torch.equal(tensor, start[name]) for name, tensor in weights(job).items())
+
+
+def test_zero3_is_refused_with_its_cure(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match=r"zero2\.json"):
+        run(make_job(deepspeed="pipeline_config/deepspeed/zero3.json"))
