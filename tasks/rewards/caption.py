@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tasks.rewards.answers.subjects import Subject, read_subjects, subjects_of
 from tasks.rewards.judge import judge_of
@@ -150,11 +150,3 @@ def judge_agreement(item: Item) -> Outcome:
     judge = judge_of(item.settings.judge)
     verdict = judge.agrees(str(item.sample.get("question") or ""), item.gold, item.answer)
     return Noted(float(verdict.yes), f"judge: {judge.by}")
-
-
-def set_f1(gold: Iterable[str], found: Iterable[str]) -> float:
-    """F1 of two lists of short texts (actions, objects), compared by their stemmed words, repeats dropped."""
-    from tasks.rewards.judge import content_stems
-
-    a, b = ({frozenset(content_stems(text)) for text in texts if text.strip()} for texts in (gold, found))
-    return f1(len(a & b), len(b), len(a))

@@ -1,39 +1,69 @@
-"""Are the rewards fit to train on? The gold must score full marks, and tricks must gain nothing."""
+"""Are the rewards fit to train on? The gold must score full marks, and tricks must gain nothing.
+
+    report = health_report(samples, config.rewards)
+    require_healthy(report, config.rewards)          # raises ContractError unless the failing domain is allowed by name
+
+GLM-4.1V's lesson: one weak verifier collapses every domain, so each is checked alone. A domain is a sample's ``domain``,
+else its problem type. Questions are checked one by one; the pairs of a dialogue are questions too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.rewards.reward import SampleError
-from tasks.rewards.score import score
+from tasks.rewards.answers.choice import option_texts
+from tasks.rewards.constants import FIXED_FIELDS, constant_completions
+from tasks.rewards.reward import REWARDS, SampleError
+from tasks.rewards.score import rubric_of_sample, score
 
 if TYPE_CHECKING:
     from pipeline_config.schema import RewardsConfig
 
 FULL_MARKS = 1.0 - 1e-6
+MAX_CHECKED = 200  # questions of a domain that the tricks are tried on
+EXAMPLES = 3  # of failing golds a domain's report shows
+
+Sample = Mapping[str, Any]
 
 
-def gold_completion(sample: Mapping[str, Any]) -> str:
-    """The gold as the student should write it: the sample's own turn (``response``), or its answers in the frame."""
-    pairs = sample.get("pairs") or [sample]
-    answers = [str(pair.get("answer", "")) for pair in pairs]
-    field = answers[0] if len(answers) == 1 else "\n".join(f"{i}. {a}" for i, a in enumerate(answers, start=1))
-    return f"<think></think><answer>{field}</answer>"
+# ------------------------------------------------------------------------------------------------------------ gold
+def gold_completion(sample: Sample, rewards: RewardsConfig) -> str:
+    """The gold as the student should write it: in the frame of its rubric, with glue and structured thinking where the
+    sample has them."""
+    pairs = sample.get("pairs")
+    pairs = [sample] if pairs is None else list(pairs)
+    golds = [str(pair.get("answer") or "") for pair in pairs]
+    text = golds[0] if len(golds) == 1 else "\n".join(f"{i}. {gold}" for i, gold in enumerate(golds, start=1))
+    if "format_boxed" in rubric_of_sample(sample, rewards):
+        text = f"<|begin_of_box|>{text}<|end_of_box|>"
+    return completion_of(text, pairs[0] if len(pairs) == 1 else sample)
 
 
-def gold_scores_full(sample: Mapping[str, Any], rewards: RewardsConfig) -> str | None:
-    """None if the gold answer of a question or dialogue scores accuracy 1 against itself, else why it does not."""
+def completion_of(text: str, sample: Sample) -> str:
+    """A completion with this text in its answer field, and the gold's other blocks as far as the sample has them."""
+    subjects, glue = sample.get("subjects"), sample.get("glue")
+    think = "" if subjects is None else json.dumps({"subjects": list(subjects)})
+    spans = "" if glue is None else f"<glue>[{', '.join(f'({s}, {e})' for s, e in glue)}]</glue>"
+    return f"<think>{think}</think><answer>{text}</answer>{spans}"
+
+
+def gold_scores_full(sample: Sample, rewards: RewardsConfig) -> str | None:
+    """None if the gold of a question or dialogue scores accuracy 1 and passes every form and gate, else why it does not."""
     try:
-        scored = score(sample, gold_completion(sample), rewards)
+        scored = score(sample, gold_completion(sample, rewards), rewards)
     except SampleError as error:
         return str(error)
-    if scored.accuracy >= FULL_MARKS:
-        return None
-    return f"the gold answer scores {scored.accuracy:.3f} against itself, not 1 ({scored.reason})"
+    if scored.accuracy < FULL_MARKS:
+        return f"the gold answer scores {scored.accuracy:.3f} against itself, not 1 ({scored.reason})"
+    failed = [n for n, v in scored.parts.items() if n in REWARDS and REWARDS[n].judges in ("form", "gate") and v == 0]
+    return f"the gold answer in its frame scores 0 on {', '.join(failed)}" if failed else None
 
 
-def gold_findings(samples: Iterable[Mapping[str, Any]], rewards: RewardsConfig) -> list[tuple[str, str]]:
+def gold_findings(samples: Iterable[Sample], rewards: RewardsConfig) -> list[tuple[str, str]]:
     """(id, reason) of every question or dialogue whose gold does not score full marks.
 
     samples: rows of the questions, annotations or dialogues; or rows of ``samples``, whose ``questions`` are checked.
@@ -43,5 +73,138 @@ def gold_findings(samples: Iterable[Mapping[str, Any]], rewards: RewardsConfig) 
         for sample in row["questions"] if row.get("questions") is not None else [row]:
             reason = gold_scores_full(sample, rewards)
             if reason is not None:
-                findings.append((str(sample.get("question_id") or sample.get("dialogue_id") or sample.get("id")), reason))
+                findings.append((id_of(sample), reason))
     return findings
+
+
+def id_of(sample: Sample) -> str:
+    """A sample's id, whichever of its usual fields holds it; "?" if none does."""
+    return next((str(sample[k]) for k in ("question_id", "dialogue_id", "problem_id", "id") if sample.get(k)), "?")
+
+
+# ---------------------------------------------------------------------------------------------------------- tricks
+def gold_tricks(sample: Sample) -> dict[str, str]:
+    """Completions that hold the gold but do not commit to it: none of them may pass as an answer."""
+    gold = str(sample["answer"]).strip()
+    return {
+        "gold wrapped in nonsense": completion_of(f"As everybody knows, {gold} might be what you want, or not.", sample),
+        "gold repeated": completion_of(f"{gold} {gold}", sample),
+        "gold repeated on lines": completion_of(f"{gold}\n{gold}", sample),
+        "nested tags": f"<think></think><answer><answer>{gold}</answer></answer>",
+        "two answers": f"<think></think><answer>{gold}</answer><answer>{gold}</answer>",
+        "gold only thought": f"<think>{gold}</think>",
+        "unclosed answer": f"<think></think><answer>{gold}",
+    }
+
+
+def blind_tricks(sample: Sample) -> dict[str, str]:
+    """Completions that need no look at the medium and no gold: none of them may earn anything."""
+    letters = [chr(ord("A") + i) for i in range(max(4, len(option_texts(sample.get("options")))))]
+    fields = {
+        **FIXED_FIELDS,
+        "copy of the question": str(sample.get("question") or "What is it?"),
+        "all letters": " ".join(letters),
+        "all letters, listed": ", ".join(letters),
+        "all options": "\n".join(option_texts(sample.get("options"))) or "Noise or blur or none",
+    }
+    tricks = {name: f"<think></think><answer>{field}</answer>" for name, field in fields.items()}
+    return {**tricks, "nothing": "", "only tags": "<think></think><answer></answer>", "tags upon tags": "<think><answer>" * 8}
+
+
+# ---------------------------------------------------------------------------------------------------------- report
+@dataclass(frozen=True)
+class DomainHealth:
+    """One domain's report.
+
+    tricks: trick -> mean accuracy. constants: constant answer -> mean accuracy, for continuous rewards; best_constant is
+    the highest of them. findings: what makes the domain unfit; empty = healthy. judge: who judged, "" if nobody had to.
+    """
+
+    domain: str
+    num_questions: int
+    continuous: bool
+    num_gold_failures: int
+    tricks: dict[str, float]
+    constants: dict[str, float]
+    judge: str
+    findings: tuple[str, ...]
+
+    @property
+    def best_constant(self) -> float:
+        return max(self.constants.values(), default=0.0)
+
+
+def questions_of(rows: Iterable[Sample]) -> Iterable[Sample]:
+    """The questions of samples, annotations or dialogues. A pair inherits the dialogue's domain."""
+    for row in rows:
+        inner = row.get("questions") if row.get("questions") is not None else row.get("pairs")
+        if inner is None:
+            yield row
+        else:
+            for question in inner:
+                yield {"domain": row.get("domain"), **question}
+
+
+def health_report(samples: Iterable[Sample], rewards: RewardsConfig) -> list[DomainHealth]:
+    """The report of every domain of a dataset, by name."""
+    by_domain: dict[str, list[Sample]] = defaultdict(list)
+    for question in questions_of(samples):
+        by_domain[str(question.get("domain") or question.get("problem_type"))].append(question)
+    return [_check_domain(domain, by_domain[domain], rewards) for domain in sorted(by_domain)]
+
+
+def _check_domain(domain: str, questions: Sequence[Sample], rewards: RewardsConfig) -> DomainHealth:
+    failures = gold_findings(questions, rewards)
+    findings = []
+    if failures:
+        shown = "; ".join(f"{key}: {reason}" for key, reason in failures[:EXAMPLES])
+        findings.append(f"{len(failures)} of {len(questions)} golds do not score full marks ({shown})")
+    step = max(1, len(questions) // MAX_CHECKED)
+    sound = [q for q in questions[::step] if gold_scores_full(q, rewards) is None]
+    if not sound:
+        return DomainHealth(domain, len(questions), False, len(failures), {}, {}, "", (*findings, "no gold can be scored"))
+    named = {n for q in sound for n in rubric_of_sample(q, rewards) if n in REWARDS and REWARDS[n].judges == "answer"}
+    continuous = any(REWARDS[n].continuous for n in named)
+    blind, gold_bound = _mean_accuracies(sound, blind_tricks, rewards), _mean_accuracies(sound, gold_tricks, rewards)
+    completions = constant_completions(sound) if continuous else {}
+    constants = _mean_accuracies(sound, lambda _: completions, rewards)
+    judge = judge_named(score(sound[0], gold_completion(sound[0], rewards), rewards).reason)
+    limit = max(constants.values(), default=0.0) if continuous else 0.0
+    findings += [
+        f"trick {name!r} earns {value:.3f}, more than the best constant's {limit:.3f}"
+        for name, value in blind.items()
+        if value > limit + 1e-9
+    ]
+    if not continuous:
+        findings += [f"trick {name!r} earns {value:.3f}" for name, value in gold_bound.items() if value > 0]
+    return DomainHealth(
+        domain, len(questions), continuous, len(failures), {**blind, **gold_bound}, constants, judge, tuple(findings)
+    )
+
+
+def _mean_accuracies(
+    questions: Sequence[Sample], tricks: Callable[[Sample], Mapping[str, str]], rewards: RewardsConfig
+) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for question in questions:
+        for name, completion in tricks(question).items():
+            sums[name] += score(question, completion, rewards).accuracy
+    return {name: value / len(questions) for name, value in sums.items()}
+
+
+def judge_named(reason: str) -> str:
+    """The judge that a score's reason names, or ""."""
+    return reason.partition("judge: ")[2].partition(";")[0].strip()
+
+
+def require_healthy(report: Sequence[DomainHealth], rewards: RewardsConfig) -> None:
+    """Raise ContractError naming every failing domain that ``rewards.allow_unhealthy`` does not."""
+    from data_contracts.check import ContractError
+
+    failing = [d for d in report if d.findings and d.domain not in rewards.allow_unhealthy]
+    if failing:
+        lines = "\n".join(f"  {d.domain}: {'; '.join(d.findings)}" for d in failing)
+        raise ContractError(
+            f"rewards of {len(failing)} domain(s) are unfit to train on:\n{lines}\n"
+            "Mend the golds or the rubric, or name the domain in rewards.allow_unhealthy."
+        )

@@ -17,6 +17,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ def content_stems(text: str) -> set[str]:
     return {stem(word) for word in words if word not in _STOP_WORDS} or {stem(word) for word in words}
 
 
+def num_said(text: str) -> Counter[str]:
+    """How often each stem stands in a text."""
+    return Counter(stem(word) for word in _WORD.findall(text[:MAX_JUDGED_CHARACTERS].lower()))
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text, cut at full stops, question and exclamation marks, semicolons and line ends."""
     pieces = re.split(r"[.!?;\n]", text[:MAX_JUDGED_CHARACTERS])
@@ -122,10 +128,13 @@ class LexicalEntailment:
         return best >= self.share * len(wanted)
 
     def agrees(self, question: str, gold: str, answer: str) -> Verdict:
-        """The gold's words are said, and few words beyond those of gold and question: no gold wrapped in nonsense."""
+        """The gold's words are said, each no oftener than in the gold, and few words beyond those of gold and question: no
+        gold repeated, none wrapped in nonsense."""
         said, asked = content_stems(answer), content_stems(question)
         wanted = content_stems(gold)
         within = bool(said) and len(said & (wanted | asked)) >= self.share * len(said)
+        allowed = num_said(gold)
+        within &= all(count <= allowed[s] for s, count in num_said(answer).items() if s in wanted)
         numbers = {s for s in said if s[0].isdigit()} <= {s for s in wanted | asked if s[0].isdigit()}
         return Verdict(wanted <= said and within and numbers and self._same_sense(wanted, said), self.by)
 

@@ -28,6 +28,7 @@ def _name_key(name: str) -> str:
 
 _BY_KEY = {_name_key(name): name for name in DISTORTIONS}
 _LEVEL_LINE = re.compile(r"(?:thus,?\s{1,4})?the\s{1,4}quality of (?:the|this) image is (\w{1,16})\.?", re.IGNORECASE)
+_LEVEL_SAID = re.compile(r"quality of (?:the|this) image is", re.IGNORECASE)
 _BRIEF = re.compile(
     r"the quality of (?:the|this) image is (\w{1,16})[;,.] (?:its|the) key distortion is (.{1,80}?)\.?"
     r"|the quality of (?:the|this) image is (\w{1,16})[;,.] it has no distortion\.?",
@@ -108,14 +109,14 @@ class Description:
 def read_description(field: str | None) -> Description | None:
     """ViDA's detailed answer: content; distortions with boxes (one or more lines); overall + key distortions; level.
 
-    The last line, and no other, is "Thus, the quality of the image is <level>."; the line before it names the key
-    distortions after "key distortions:" or in its first sentence; all boxes are distortions, as in the official extraction.
+    The last line is "Thus, the quality of the image is <level>.", said nowhere else; the line before it names the
+    key distortions after "key distortions:" or in its first sentence; all boxes are distortions, as in the official extraction.
     None if the level or a line is missing.
     """
     if field is None:
         return None
     lines = [line.strip() for line in field.split("\n") if line.strip()]
-    if len(lines) < 4 or read_level(lines[-1]) is None or any(_LEVEL_LINE.fullmatch(line) for line in lines[:-1]):
+    if len(lines) < 4 or read_level(lines[-1]) is None or len(_LEVEL_SAID.findall(field)) != 1:
         return None
     return scan_description(field)
 

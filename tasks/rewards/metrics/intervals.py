@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.rewards.metrics.mipi import metrics_of, tally_rows
+from tasks.rewards.metrics.challenge import metrics_of, tally_rows
 
 Interval = tuple[float, float, float]
 
