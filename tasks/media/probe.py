@@ -56,6 +56,9 @@ class Probed:
     format: str
 
 
+UNPROBED = Probed(0, 0, "", "", "")
+
+
 def probe(path: Path, limits: Limits | None = None) -> Probed:
     """Decode a picture and tell its facts. Raises MediaError."""
     return open_picture(path, limits)[0]

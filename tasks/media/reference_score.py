@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 METRIC = "SSIM"
 # SSIM -> MOS, linear in between: chosen so that the five levels are about equally filled by one to three distortions of
 # mixed severity, half of them in a box.
-_KNOTS = ((0.0, 1.0), (0.45, 1.8), (0.65, 2.6), (0.80, 3.4), (0.92, 4.2), (1.0, 5.0))
+_KNOTS = ((0.0, 1.0), (0.56, 1.8), (0.74, 2.6), (0.84, 3.4), (0.925, 4.2), (1.0, 5.0))
 
 
 def pseudo_mos(pristine: NDArray[np.uint8], degraded: NDArray[np.uint8]) -> float:
