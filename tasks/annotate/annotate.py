@@ -1,0 +1,276 @@
+"""Ask the teacher about every training question, keep the reasoning that agrees with the gold.
+
+    annotated = asyncio.run(annotate_samples(samples.path, home() / "journal", config.annotate, config.rewards))
+
+Questions of the test split pass through unasked. A question whose gold cannot score full marks against itself is put
+aside before anyone is asked. Questions are asked many at a time, yet rows come out in the order of the samples, and at
+most a window of them is in memory. Video-R1 samples a chain of thought once and keeps it if its reward exceeds .6; the
+further tries, and what becomes of rejected questions, are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.check import ContractError
+from data_contracts.records import ANNOTATIONS, QUESTION
+from pipeline_config.schema import AnnotateConfig, MeasuredTeacher, OpenAITeacher, RewardsConfig
+from tasks.annotate.journal import JournalledTeacher, open_journal
+from tasks.annotate.teacher import QUESTION_FIELDS, SAMPLE_FIELDS, Row, Teacher, TeacherAnswer
+from tasks.annotate.verify import Verdict, verify
+from tasks.rewards.health import gold_scores_full
+
+SAMPLES_READ_AT_ONCE = 64
+ROWS_PER_BATCH = 2_000
+
+Progress = Callable[..., None]  # (questions done, questions in all, **figures), as `Stage.progress`
+
+
+@dataclass
+class Annotated:
+    """table: rows of ANNOTATIONS. quarantine: questions put aside: id, reason, what the teacher answered.
+
+    figures: questions asked, accepted, rejected, with unfit gold; tries, tokens and cost of the rows; accepted share by
+    problem type; and of this run alone: ``teacher_calls``, ``journal_hits``, ``spent``.
+    """
+
+    table: pa.Table
+    quarantine: list[dict[str, Any]]
+    figures: dict[str, float]
+
+
+@dataclass
+class _Outcome:
+    """Of one question: its row, or None where it is left out; why it stands in quarantine, if it does."""
+
+    problem_type: str
+    row: dict[str, Any] | None
+    quarantine: dict[str, Any] | None = None
+    asked: bool = False
+    accepted: bool = False
+    unfit: bool = False
+
+
+@dataclass
+class _Tries:
+    """The tries at one question so far. The best is the accepted one, else the one of highest reward, the earliest."""
+
+    answers: list[TeacherAnswer] = field(default_factory=list)
+    best: TeacherAnswer | None = None
+    verdict: Verdict = field(default_factory=lambda: Verdict(False, -1.0, "never asked"))
+
+    def add(self, tried: TeacherAnswer, verdict: Verdict) -> None:
+        self.answers.append(tried)
+        if verdict.accepted or verdict.reward > self.verdict.reward:
+            self.best, self.verdict = tried, verdict
+
+
+class _Annotator:
+    def __init__(self, config: AnnotateConfig, rewards: RewardsConfig, teacher: JournalledTeacher) -> None:
+        self._config = config
+        self._rewards = rewards
+        self._teacher = teacher
+
+    async def outcome(self, question: Row, sample: Row) -> _Outcome:
+        row = {
+            **{name: question[name] for name in QUESTION.names},
+            **{name: sample[name] for name in ("sample_id", "media_path", "source_photograph", "split")},
+            **dict.fromkeys(("reasoning", "reward", "request_key")),
+            **dict.fromkeys(("tries", "prompt_tokens", "completion_tokens"), 0),
+            **{"teacher": self._teacher.name, "cost": 0.0},
+        }
+        problem_type = str(question["problem_type"])
+        if (reason := gold_scores_full(question, self._rewards)) is not None:
+            return _Outcome(problem_type, None, _put_aside(question, sample, f"unfit gold: {reason}", []), unfit=True)
+        if sample["split"] != "train":
+            return _Outcome(problem_type, row)
+        tries = await self._try(question, sample)
+        row |= {
+            "reward": tries.verdict.reward,
+            "tries": len(tries.answers),
+            "prompt_tokens": sum(tried.prompt_tokens for tried in tries.answers),
+            "completion_tokens": sum(tried.completion_tokens for tried in tries.answers),
+            "cost": sum(tried.cost for tried in tries.answers),
+        }
+        if tries.verdict.accepted and tries.best is not None:
+            row |= {"reasoning": tries.best.reasoning, "request_key": tries.best.request_key}
+            return _Outcome(problem_type, row, asked=True, accepted=True)
+        reason = f"every try rejected, the best: {tries.verdict.reason}"
+        quarantine = _put_aside(question, sample, reason, tries.answers)
+        return _Outcome(problem_type, row if self._config.rejected == "answer_only" else None, quarantine, asked=True)
+
+    async def _try(self, question: Row, sample: Row) -> _Tries:
+        shown = {name: question[name] for name in QUESTION_FIELDS}
+        of_sample = {name: sample[name] for name in SAMPLE_FIELDS}
+        tries = _Tries()
+        for attempt in range(1, self._config.tries + 1):
+            tried = await self._teacher.answer(shown, of_sample, attempt)
+            tries.add(tried, verify(question, tried, self._rewards, self._config.tau))
+            if tries.verdict.accepted:
+                break
+        return tries
+
+
+def _put_aside(question: Row, sample: Row, reason: str, answers: list[TeacherAnswer]) -> dict[str, Any]:
+    return {
+        "id": question["question_id"],
+        "reason": reason,
+        "sample_id": sample["sample_id"],
+        "problem_type": question["problem_type"],
+        "question": question["question"],
+        "gold": question["answer"],
+        "answers": [tried.refusal or tried.answer or "" for tried in answers],
+        "request_keys": [tried.request_key for tried in answers],
+    }
+
+
+def make_teacher(settings: MeasuredTeacher | OpenAITeacher, api_key: str) -> Teacher:
+    """The teacher that the config names. api_key: of an endpoint, not used otherwise."""
+    if isinstance(settings, OpenAITeacher):
+        from tasks.annotate.openai_teacher import EndpointTeacher
+
+        return EndpointTeacher(settings, api_key)
+    from tasks.annotate.measured import PictureMeasurer
+
+    return PictureMeasurer()
+
+
+async def annotate_samples(
+    samples: Path,
+    journal_folder: Path,
+    config: AnnotateConfig,
+    rewards: RewardsConfig,
+    api_key: str = "",
+    on_progress: Progress = lambda done, total, **figures: None,
+) -> Annotated:
+    """Annotations of a Parquet file of samples, by the teacher that the config names, through the journal.
+
+    Raises ContractError if no question is fit, or the teacher was right on none; ConfigError, TeacherUnavailable,
+    JournalDamaged, DiskFull.
+    """
+    with open_journal(journal_folder) as journal:
+        teacher = make_teacher(config.teacher, api_key)
+        journalled = JournalledTeacher(teacher, journal)
+        try:
+            annotated = await _annotate(samples, config, rewards, journalled, on_progress)
+        finally:
+            await teacher.close()
+    annotated.figures |= {
+        "teacher_calls": journalled.num_calls,
+        "journal_hits": journalled.num_hits,
+        "spent": journalled.cost,
+    }
+    return annotated
+
+
+async def _annotate(
+    samples: Path, config: AnnotateConfig, rewards: RewardsConfig, teacher: JournalledTeacher, on_progress: Progress
+) -> Annotated:
+    total = _count_questions(samples)
+    batches: list[pa.RecordBatch] = []
+    rows: list[dict[str, Any]] = []
+    quarantine: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    annotator = _Annotator(config, rewards, teacher)
+    window = 4 * teacher.max_in_flight
+    async for outcome in _in_order(annotator, _questions(samples), window):
+        _count(outcome, counts)
+        if outcome.quarantine is not None:
+            quarantine.append(outcome.quarantine)
+        if outcome.row is not None:
+            rows.append(outcome.row)
+        if len(rows) == ROWS_PER_BATCH:
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=ANNOTATIONS))
+            rows = []
+        on_progress(counts["questions"], total, accepted=_share(counts, "accepted", "asked"), cost=teacher.cost)
+    batches.append(pa.RecordBatch.from_pylist(rows, schema=ANNOTATIONS))
+    table = pa.Table.from_batches(batches, ANNOTATIONS)
+    _refuse_empty(counts, quarantine, config)
+    return Annotated(table, quarantine, _figures(counts, table))
+
+
+def _questions(samples: Path) -> Iterator[tuple[Row, Row]]:
+    for batch in pq.ParquetFile(samples).iter_batches(SAMPLES_READ_AT_ONCE):
+        for sample in batch.to_pylist():
+            for question in sample["questions"] or []:
+                yield question, sample
+
+
+async def _in_order(
+    annotator: _Annotator, questions: Iterator[tuple[Row, Row]], window: int
+) -> AsyncIterator[_Outcome]:
+    """Outcomes in the order of the questions, at most `window` of them under way; if one fails, the others end."""
+    under_way: deque[asyncio.Task[_Outcome]] = deque()
+    try:
+        for question, sample in questions:
+            under_way.append(asyncio.create_task(annotator.outcome(question, sample)))
+            while len(under_way) >= window or (under_way and under_way[0].done()):
+                yield await under_way.popleft()
+        while under_way:
+            yield await under_way.popleft()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+def _count_questions(samples: Path) -> int:
+    with duckdb.connect() as connection:
+        query = connection.execute("SELECT sum(len(questions)) FROM read_parquet(?)", [str(samples)])
+        return int(query.fetchall()[0][0] or 0)
+
+
+def _count(outcome: _Outcome, counts: Counter[str]) -> None:
+    counts["questions"] += 1
+    counts["unfit_gold"] += outcome.unfit
+    counts["asked"] += outcome.asked
+    counts["accepted"] += outcome.accepted
+    if outcome.asked:
+        counts[f"asked_{outcome.problem_type}"] += 1
+        counts[f"accepted_{outcome.problem_type}"] += outcome.accepted
+
+
+def _share(counts: Counter[str], part: str, whole: str) -> float:
+    return counts[part] / counts[whole] if counts[whole] else 0.0
+
+
+def _figures(counts: Counter[str], table: pa.Table) -> dict[str, float]:
+    summed = ("tries", "prompt_tokens", "completion_tokens", "cost")
+    totals = {name: float(sum(table[name].to_pylist())) for name in summed}
+    shares = {
+        f"accepted_share_{name.removeprefix('asked_')}": _share(counts, name.replace("asked", "accepted"), name)
+        for name in sorted(counts)
+        if name.startswith("asked_")
+    }
+    return {
+        "asked": counts["asked"],
+        "accepted": counts["accepted"],
+        "rejected": counts["asked"] - counts["accepted"],
+        "unfit_gold": counts["unfit_gold"],
+        **totals,
+        **shares,
+    }
+
+
+def _refuse_empty(counts: Counter[str], quarantine: list[dict[str, Any]], config: AnnotateConfig) -> None:
+    first = f"; the first, question {quarantine[0]['id']}: {quarantine[0]['reason']}" if quarantine else ""
+    if counts["questions"] == 0:
+        raise ContractError("annotate: the samples hold no questions; check ingest.questions in the config")
+    if counts["unfit_gold"] == counts["questions"]:
+        raise ContractError(
+            f"annotate: no gold answer of {counts['questions']} questions can score full marks against itself{first}"
+        )
+    if counts["asked"] and not counts["accepted"] and config.rejected == "drop":
+        raise ContractError(
+            f"annotate: the teacher was right on none of {counts['asked']} training questions{first}; take a better "
+            "teacher, more annotate.tries, a lower annotate.tau, or annotate.rejected: answer_only"
+        )
