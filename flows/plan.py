@@ -1,0 +1,165 @@
+"""What a run would do, and what stands in its way, before anything is spent: ``--dry-run``.
+
+    python -m flows.full_pipeline --config pipeline_config/qwen2_5_vl_7b.yaml --dry-run
+
+Checks the configuration, that every input, checkpoint, key and DeepSpeed file is there, and that gold answers drawn from
+the data score full marks; prints the stages with their sizes and the memory per device. Loads no weights, asks no
+teacher, writes nothing under the home.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data_contracts.check import ContractError
+from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
+
+SAMPLED_FILES = 24  # of each source: read, expanded into questions, their gold scored
+
+
+@dataclass
+class Plan:
+    """findings: one sentence each, with its cure; the plan can be run if there are none."""
+
+    config: PipelineConfig
+    findings: list[str] = field(default_factory=list)
+    num_files: int = 0
+    num_questions: int = 0  # of the sampled files
+    num_sampled: int = 0
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def questions_per_file(self) -> float:
+        return self.num_questions / self.num_sampled if self.num_sampled else 0.0
+
+
+def make_plan(config: PipelineConfig) -> Plan:
+    """Check everything a run needs; what is missing is a finding, never an exception."""
+    plan = Plan(config)
+    _check_sources(plan)
+    plan.findings += [*_teacher_findings(config), *_student_findings(config), *_deepspeed_findings(config)]
+    try:
+        from tasks.student.memory import estimate_memory
+
+        plan.memory = estimate_memory(config)
+    except ConfigError as error:
+        plan.findings.append(str(error))
+    plan.findings = list(dict.fromkeys(plan.findings))
+    return plan
+
+
+def _check_sources(plan: Plan) -> None:
+    from tasks.ingest.sources import open_sources
+    from tasks.media.probe import Limits
+
+    ingest = plan.config.ingest
+    limits = Limits(ingest.max_file_megabytes, ingest.max_megapixels)
+    for source in open_sources(ingest, plan.config.seed):
+        missing = [f"{source.name}: {finding}" for finding in source.findings()]
+        plan.findings += missing
+        if missing:
+            continue
+        try:
+            _check_source(plan, source, limits)
+        except (ConfigError, ContractError) as error:
+            plan.findings.append(f"{source.name}: {error}")
+
+
+def _check_source(plan: Plan, source: Any, limits: Any) -> None:
+    """Read a source's files; score the gold of the questions of the first of them."""
+    from tasks.ingest.questions import expand
+    from tasks.ingest.sources.protocol import Quarantined
+    from tasks.rewards.health import gold_findings
+
+    found = list(source.read(limits))
+    items = [item for item in found if not isinstance(item, Quarantined)]
+    plan.num_files += len(items)
+    for left_out in (item.to_row() for item in found if isinstance(item, Quarantined)):
+        plan.findings.append(f"{source.name}: {left_out['id']}: {left_out['field']}: {left_out['reason']}")
+    with tempfile.TemporaryDirectory() as folder:
+        for item in items[:SAMPLED_FILES]:
+            samples = list(islice(source.expand(item, "train", Path(folder)), 2))
+            plan.num_sampled += len(samples)
+            for sample in samples:
+                questions = expand(sample, plan.config.ingest.questions, plan.config.seed)
+                plan.num_questions += len(questions)
+                for identity, reason in gold_findings(questions, plan.config.rewards):
+                    plan.findings.append(f"{source.name}: {sample.source_file}: question {identity}: {reason}")
+
+
+def _teacher_findings(config: PipelineConfig) -> Iterator[str]:
+    teacher = config.annotate.teacher
+    if not isinstance(teacher, OpenAITeacher) or os.environ.get(teacher.api_key_variable):
+        return
+    if os.environ.get("PREFECT_API_URL"):
+        from tasks.annotate.task import api_key
+
+        try:
+            api_key(teacher.api_key_variable)
+        except ConfigError as error:
+            yield str(error)
+        return
+    yield (
+        f"annotate.teacher.api_key_variable: {teacher.api_key_variable} is not set; export it, or keep the key in a "
+        "Prefect Secret block and set PREFECT_API_URL"
+    )
+
+
+def _student_findings(config: PipelineConfig) -> Iterator[str]:
+    from tasks.student.location import resolve_model
+
+    try:
+        location = resolve_model(config.student.model)
+    except ConfigError as error:
+        yield str(error)
+        return
+    if isinstance(location, str):
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(location, "config.json"), str):
+            yield (
+                f"student.model: {location} is not in the local Hugging Face cache; fetch it with "
+                f"`hf download {location}`, or name a local folder"
+            )
+
+
+def _deepspeed_findings(config: PipelineConfig) -> Iterator[str]:
+    for stage, path in (("sft", config.sft.deepspeed), ("grpo", config.grpo.deepspeed)):
+        if path is not None and not path.is_file():
+            yield f"{stage}.deepspeed: {path}: no such file; see pipeline_config/deepspeed"
+
+
+def print_plan(plan: Plan) -> None:
+    """Stages with their sizes, memory per device, findings."""
+    config = plan.config
+    questions = round(plan.num_files * plan.questions_per_file)
+    teacher = config.annotate.teacher
+    asked = teacher.model if isinstance(teacher, OpenAITeacher) else "embedded, no network"
+    grpo = config.grpo
+    lines = [
+        ("ingest", f"{plan.num_files:,} files, about {plan.questions_per_file:.1f} questions each: {questions:,}"),
+        ("annotate", f"up to {config.annotate.tries} tries a question, teacher: {asked}"),
+        ("compress", f"merge by {config.compress.merge_by or 'nothing'}, at most {config.compress.max_pairs} pairs"),
+        ("sft", f"{config.student.model}, {config.sft.epochs:g} epochs, {config.student.devices} device(s)"),
+        ("mine", f"{config.mine.prompts:,} prompts x {config.mine.num_rollouts} rollouts"),
+        ("grpo", f"{grpo.steps:,} steps x {grpo.prompts_per_step} prompts x {grpo.num_rollouts} rollouts"),
+        (
+            "evaluate",
+            f"at most {config.evaluate.prompts:,} held-out prompts, {config.evaluate.replicates:,} replicates",
+        ),
+        ("promote", f"{config.promote.registered_model}, if {config.promote.min_gain} holds"),
+    ]
+    print(f"Plan of {config.name}")
+    for stage, what in lines:
+        print(f"  {stage:9} {what}")
+    for stage, parts in plan.memory.items():
+        print(f"Memory per device, {stage}: " + ", ".join(f"{name} {gib:.1f} GiB" for name, gib in parts.items()))
+    for finding in plan.findings:
+        print(f"Finding: {finding}")
+    print("Nothing stands in its way." if not plan.findings else f"{len(plan.findings)} finding(s): not ready to run.")
