@@ -1,0 +1,186 @@
+"""Stage two: the language model learns to put the vision tower's measurements into words, numbers, letters and boxes.
+
+First with the tower frozen, then everything together with the dense loss kept beside. Loss only on the assistant's
+tokens. All pictures of a batch have one size, so all prompts begin alike and the positions are one row.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from tasks.student.pretrain.optimisation import Training
+from tasks.student.pretrain.pool import Pool, Shard
+from tasks.student.pretrain.questions import Measured, Yardstick, calibrate, dialogue
+from tasks.student.pretrain.settings import Settings
+from tasks.student.pretrain.vision_stage import DenseHeads, merged_tokens
+
+logger = logging.getLogger(__name__)
+_MOST_QUESTIONS = 5
+_LONGEST = 420  # tokens of text
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """pixels: pictures x side x side x 3; statistics: tokens x statistics; ids: pictures x length, padded on the right.
+
+    trained: where `ids` belongs to the assistant's turn.
+    """
+
+    pixels: torch.Tensor
+    statistics: torch.Tensor
+    ids: torch.Tensor
+    trained: torch.Tensor
+
+
+def hand_over(model: Qwen2_5_VLForConditionalGeneration, settings: Settings) -> None:
+    """Scale the merger's output towards the token embeddings'; what is read through a normalisation stays the same."""
+    last = model.model.visual.merger.mlp[-1]
+    with torch.no_grad():
+        last.weight.mul_(settings.handover_scale)
+        last.bias.mul_(settings.handover_scale)
+
+
+def measured_crops(shard: Shard, names: list[str], yardstick: Yardstick) -> list[Measured]:
+    """The crops of a shard as questions.py reads them."""
+    side = shard.pixels.shape[1]
+    statistics = np.asarray(shard.statistics, dtype=np.float32)
+    return [
+        Measured(values, names, [(box[0], box[1], box[2], box[3]) for box in boxes], side, yardstick)
+        for values, boxes in zip(statistics, shard.boxes, strict=True)
+    ]
+
+
+def make_yardstick(pool: Pool, settings: Settings) -> Yardstick:
+    """Calibrate the measures on the first shards of the pool."""
+    crops = [
+        crop
+        for index in range(min(4, pool.num_shards))
+        for crop in measured_crops(pool.shard(index), pool.names(), Yardstick({}, {}))
+    ]
+    return calibrate(crops, settings.cell, np.random.default_rng([settings.seed, 3]))
+
+
+def text_batches(
+    pool: Pool, yardstick: Yardstick, tokenizer: Qwen2Tokenizer, settings: Settings, seed: int
+) -> Iterator[TextBatch]:
+    """Batches for ever, of dialogues of like length; a crop's questions are drawn afresh each time it is met."""
+    rng = np.random.default_rng([settings.seed, seed])
+    for shard in pool.epochs(settings.seed + seed):
+        crops = measured_crops(shard, pool.names(), yardstick)
+        turns = [dialogue(crop, int(rng.integers(1, _MOST_QUESTIONS + 1)), rng) for crop in crops]
+        num_tokens = shard.statistics.shape[1] * shard.statistics.shape[2]
+        lines = encode(turns, num_tokens, tokenizer)
+        groups = _groups([len(ids) for ids, _ in lines], settings.text_tokens)
+        for index in rng.permutation(len(groups)):
+            chosen = np.sort(groups[index])
+            statistics = torch.from_numpy(np.asarray(shard.statistics[chosen], dtype=np.float32)).flatten(0, 2)
+            ids, trained = _padded([lines[row] for row in chosen], tokenizer.pad_token_id)
+            yield TextBatch(torch.from_numpy(shard.pixels[chosen]), statistics, ids, trained)
+
+
+def _groups(lengths: list[int], budget: int) -> list[NDArray[np.int64]]:
+    """Rows of like length; rows times the longest of them stays within the budget."""
+    groups, order = [], np.argsort(lengths)
+    while len(order):
+        size = max(1, next((n for n in range(1, len(order)) if (n + 1) * lengths[order[n]] > budget), len(order)))
+        groups.append(order[:size])
+        order = order[size:]
+    return groups
+
+
+def _padded(lines: list[tuple[list[int], int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    length = max(len(ids) for ids, _ in lines)
+    rows = torch.full((len(lines), length), padding)
+    trained = torch.zeros(len(lines), length, dtype=torch.bool)
+    for row, (ids, num_prompt) in enumerate(lines):
+        rows[row, : len(ids)] = torch.tensor(ids)
+        trained[row, num_prompt : len(ids)] = True
+    return rows, trained
+
+
+def encode(turns: list[tuple[str, str]], num_tokens: int, tokenizer: Qwen2Tokenizer) -> list[tuple[list[int], int]]:
+    """Dialogues about one picture each, as the chat template writes them: ids, and how many of them are prompt.
+
+    num_tokens: vision tokens per picture. What exceeds 420 tokens of text is cut.
+    """
+    picture = f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * num_tokens}<|vision_end|>"
+    asked = tokenizer([f"{picture}{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt, _ in turns])["input_ids"]
+    answered = tokenizer([f"{answer}<|im_end|>" for _, answer in turns])["input_ids"]
+    longest = _LONGEST + num_tokens
+    return [((a + b)[:longest], min(len(a), longest)) for a, b in zip(asked, answered, strict=True)]
+
+
+def positions(ids: torch.Tensor, image_token: int, side: int, settings: Settings) -> torch.Tensor:
+    """Rotary positions of a row that holds one square picture, 3 x 1 x length (time, row, column)."""
+    cells = side // settings.cell
+    start = int((ids[0] == image_token).nonzero()[0, 0])
+    num_after = ids.shape[1] - start - cells * cells
+    index = torch.arange(cells)
+    rows, columns = index.repeat_interleave(cells), index.repeat(cells)
+    picture = torch.stack([torch.zeros_like(rows), rows, columns]) + start
+    before = torch.arange(start).expand(3, -1)
+    after = (torch.arange(num_after) + start + cells).expand(3, -1)
+    return torch.cat([before, picture, after], dim=1)[:, None]
+
+
+def answer_loss(
+    model: Qwen2_5_VLForConditionalGeneration, merged: torch.Tensor, batch: TextBatch, settings: Settings
+) -> torch.Tensor:
+    """Cross entropy of every trained token, as one row. merged: tokens x width of the batch's pictures."""
+    image_token = model.config.image_token_id
+    embedded = model.get_input_embeddings()(batch.ids)
+    embedded = embedded.masked_scatter((batch.ids == image_token)[..., None], merged.to(embedded.dtype))
+    position_ids = positions(batch.ids, image_token, batch.pixels.shape[1], settings).expand(-1, len(batch.ids), -1)
+    hidden = model.model.language_model(
+        inputs_embeds=embedded, position_ids=position_ids, attention_mask=None, use_cache=False
+    ).last_hidden_state
+    wanted = batch.trained[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][wanted])
+    return functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
+
+
+def train_text(
+    model: Qwen2_5_VLForConditionalGeneration,
+    heads: DenseHeads,
+    tokenizer: Qwen2Tokenizer,
+    pool: Pool,
+    settings: Settings,
+    checkpoint: Path,
+    joint: bool,
+) -> None:
+    """Train in place, resuming from `checkpoint`. joint: the vision tower and the heads learn too."""
+    modules = {"language": model.model.language_model}
+    if joint:
+        modules |= {"visual": model.model.visual, "heads": heads}
+    rate, num_steps = (
+        (settings.joint_rate, settings.joint_steps) if joint else (settings.text_rate, settings.text_steps)
+    )
+    training = Training(modules, settings, rate, num_steps)
+    training.resume(checkpoint)
+    batches = text_batches(pool, make_yardstick(pool, settings), tokenizer, settings, seed=10 + joint + training.step)
+    started, num_crops, running = time.monotonic(), 0, 0.0
+    while training.step < num_steps:
+        batch = next(batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.set_grad_enabled(joint):
+                merged = merged_tokens(model, batch.pixels, settings)
+            loss = answer_loss(model, merged, batch, settings).mean()
+            dense = heads.loss(merged, batch.statistics).mean() if joint else torch.zeros(())
+        training.update(loss + settings.dense_weight * dense)
+        num_crops += len(batch.ids)
+        running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
+        if training.step % 50 == 0 or training.step == num_steps:
+            speed = num_crops / (time.monotonic() - started)
+            logger.info("text %d: loss %.4f, dense %.4f, %.0f crops/s", training.step, running, dense.item(), speed)
+        if training.step % settings.checkpoint_every == 0 or training.step == num_steps:
+            training.save(checkpoint)
