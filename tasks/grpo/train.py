@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.checkpoints import last_complete, sampler_state, updates_done
@@ -57,6 +57,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
             f"grpo.deepspeed: {config.grpo.deepspeed} is ZeRO-3, but rollouts need whole weights on each device; "
             "use pipeline_config/deepspeed/zero2.json, or LoRA"
         )
+    set_seed(job.seed)  # new adapters start at random
     args = training_arguments(config, job.folder / "checkpoints", job.seed)
     dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
     difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool"]).to_pylist()
@@ -173,7 +174,7 @@ def _publish(job: Job, student: Student, history: dict[str, Any]) -> None:
     """Student and history side by side in ``job.out``, which appears only when both are there."""
     beside = job.out.with_name(f"{job.out.name}.part")
     save_student(student, beside)
-    (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1))
+    (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1, sort_keys=True))
     replace_folder(beside, job.out)
 
 

@@ -161,9 +161,11 @@ def letters_reward() -> Iterator[None]:
 
 @pytest.fixture
 def make_job(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> Callable[..., Job]:
-    """A GRPO job in a folder of its own under ``tmp_path``, with these keys of the config's grpo section."""
+    """A GRPO job in a folder of its own under ``tmp_path``; config_student and the rest: keys of those sections."""
 
-    def make(name: str = "job", rubric: str = "letters", student: Path = student_folder, **grpo: Any) -> Job:
+    def make(
+        name: str = "job", rubric: str = "letters", config_student: dict[str, Any] | None = None, **grpo: Any
+    ) -> Job:
         lr = grpo.pop("lr", 3e-2)
         defaults = {
             "steps": 3,
@@ -181,12 +183,13 @@ def make_job(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> C
                 "ingest": {"sources": [{"kind": "degrade", "name": "unused"}]},
                 "sft": {"optimiser": {"lr": 1e-3}},
                 "rewards": {"rubrics": {"choice": {rubric: 1.0}}},
+                "student": config_student or {},
                 "grpo": {**defaults, **grpo},
             }
         )
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        inputs = {key: str(path) for key, path in {**tables, "student": student}.items()}
+        inputs = {key: str(path) for key, path in {**tables, "student": student_folder}.items()}
         return Job(config, inputs, folder / "out", folder, 7, {"stage_run": "run/grpo"})
 
     return make

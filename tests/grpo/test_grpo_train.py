@@ -129,6 +129,30 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
     assert json.loads((cut.out / "history.json").read_text())["probe"]["before"]["kept"] == 1, "not probed again"
 
 
+def test_lora_trains_adapters_against_its_own_start_and_resumes(make_job: MakeJob, student_folder: Path) -> None:
+    lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "gradient_checkpointing": True}
+    whole, cut = (
+        make_job(name, config_student=lora, steps=3, save_steps=1, beta=0.1, batch_size=8) for name in ("whole", "cut")
+    )
+    run(whole)
+    with pytest.raises(Interrupted):
+        run(cut, [Interrupt(after_updates=2)])
+    run(cut)
+    adapters = [load_file(job.out / "adapter_model.safetensors") for job in (whole, cut)]
+    assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
+    assert history(cut) == history(whole)
+    assert history(whole)[0]["reference_kl"] == 0 < history(whole)[-1]["reference_kl"]
+    student = load_student(str(whole.out), whole.config.student)
+    assert any("lora_B" in name and p.any() for name, p in student.model.named_parameters())
+
+
+def test_mixed_precision_keeps_the_optimizers_weights_whole(make_job: MakeJob) -> None:
+    job = make_job(steps=2, batch_size=8, config_student={"precision": "bfloat16"})
+    run(job)
+    assert all(abs(entry["approx_kl"]) < 1e-6 and entry["grad_norm"] > 0 for entry in history(job))
+    assert {tensor.dtype for tensor in weights(job).values()} == {torch.float32}
+
+
 def test_a_finished_run_started_again_only_writes_its_output(make_job: MakeJob) -> None:
     job = make_job(steps=2)
     run(job)
