@@ -52,10 +52,15 @@ class TrainingDialogues(torch.utils.data.Dataset[Encoded]):
 
 
 def collate_training(student: Student, encoded: Sequence[Encoded]) -> dict[str, Any]:
-    """A batch with labels and ``logits_to_keep``, which spares the vocabulary's logits where no label needs them."""
+    """A batch with labels and ``logits_to_keep``, which spares the vocabulary's logits where no label needs them.
+
+    It has no attention mask: padding stands behind every token with a label, where causal attention never looks, and
+    without a mask the attention kernels skip the upper triangle.
+    """
     batch = with_labels(collate(student, encoded, padding="right"), encoded)
     needed = torch.zeros_like(batch["labels"], dtype=torch.bool)
     needed[:, :-1] = batch["labels"][:, 1:] != NO_LABEL
+    del batch["attention_mask"]
     return {**batch, "logits_to_keep": needed}
 
 

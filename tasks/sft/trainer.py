@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline_config.schema import PipelineConfig
 from tasks.sft.dialogues import LengthGroupedSampler, TrainingDialogues, collate_training
@@ -46,6 +46,7 @@ class SftTrainer(Trainer):
             compute_loss_func=token_mean_loss,
             callbacks=[*callbacks, _Order(self.order), _NoFinalCheckpoint()],
         )
+        self.remove_callback(PrinterCallback)  # what is worth telling goes through TrainingReport
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer over our groups of parameters."""

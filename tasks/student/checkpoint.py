@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
 from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
+from tasks.student.location import BUILTIN, resolve_model
 from tasks.student.pictures import Pictures
 
-BUILTIN = "builtin:"
+__all__ = ["Student", "load_student", "replace_folder", "resolve_model", "save_student"]
+
 NOTE_FILE = "discern.json"
 ADAPTER_FILE = "adapter_config.json"
 # What each family was trained to read and write.
@@ -32,7 +34,6 @@ BOXES_OF_FAMILY: dict[str, Convention] = {"qwen2_vl": "norm1000", "qwen2_5_vl": 
 # official MIPI baseline has learning rates for vision and merger of their own).
 _LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _LORA_WHOLE = ["visual"]
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass
@@ -55,26 +56,6 @@ class Student:
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
-
-
-def resolve_model(name: str) -> Path | str:
-    """``builtin:tiny`` -> the shipped folder; a local folder -> its path; anything else -> the hub id as it is.
-
-    Raises ConfigError: unknown builtin, a path that is no folder.
-    """
-    if name.startswith(BUILTIN):
-        folder = Path(__file__).parent / name.removeprefix(BUILTIN)
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"student.model {name}: no such builtin; there is {BUILTIN}tiny")
-        return folder
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.absolute()
-    if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
-        raise ConfigError(
-            f"student.model {name}: no folder is there; name a checkpoint folder, a hub id or {BUILTIN}tiny"
-        )
-    return name
 
 
 def load_student(model: str, config: StudentConfig, *, train: bool = False) -> Student:
@@ -182,7 +163,9 @@ def _dtype(config: StudentConfig, train: bool, lora: bool) -> torch.dtype:
 def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it would fill the log of a stage's child
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -193,7 +176,7 @@ def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) ->
         )
     except ImportError as error:
         raise ConfigError(f"student.attention {config.attention}: {_first_line(error)}; use sdpa") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"student.model {source}: its weights cannot be loaded ({_first_line(error)})") from error
     network, loading = loaded
     lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
@@ -210,7 +193,7 @@ def _load_adapters(network: Any, folder: Path, train: bool) -> Any:
 
     try:
         return PeftModel.from_pretrained(network, folder, is_trainable=train, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(f"{folder}: its LoRA adapters do not fit their base ({_first_line(error)})") from error
 
 

@@ -228,7 +228,8 @@ class _RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
             return self.keys, self.values
-        assert self.keys is not None and self.values is not None, "set by the first update"
+        assert self.keys is not None, "set by the first update"
+        assert self.values is not None, "set by the first update"
         self.keys, self.values = self._extended(self.keys, key_states), self._extended(self.values, value_states)
         return self.keys, self.values
 
