@@ -30,6 +30,7 @@ FORMATS = {
     ".tif": ("TIFF",),
     ".tiff": ("TIFF",),
 }
+_OPENED = sorted({names[0] for names in FORMATS.values()})  # Pillow opens MPO, a phone's JPEG, as JPEG
 SMALLEST_SIDE = 28  # pixels: one vision token of the Qwen2-VL family
 
 
@@ -74,9 +75,7 @@ def open_picture(path: Path, limits: Limits | None = None) -> tuple[Probed, NDAr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(
-                io.BytesIO(data), formats=sorted({f for known in FORMATS.values() for f in known})
-            ) as image:
+            with Image.open(io.BytesIO(data), formats=_OPENED) as image:
                 _check_header(path, image, limits)
                 rgb = image.convert("RGB")
     except MediaError:
@@ -119,7 +118,7 @@ def _check_header(path: Path, image: Image.Image, limits: Limits) -> None:
     megapixels = image.width * image.height / 1e6
     if megapixels > limits.max_megapixels:
         raise MediaError(
-            f"{path}: {image.width} x {image.height} = {megapixels:.1f} megapixels exceed {limits.max_megapixels:g}; "
+            f"{path}: {image.width} x {image.height} = {megapixels:.3g} megapixels exceed {limits.max_megapixels:g}; "
             "scale it down, or raise ingest.max_megapixels"
         )
     if min(image.size) < SMALLEST_SIDE:

@@ -44,6 +44,7 @@ _BOX_AREA = (0.10, 0.60)  # share of the picture
 _LEAST_CELLS = 2  # of the grid, both sides of a box
 _MOST_OVERLAP = 0.2  # of the smaller of two boxes
 _LEAST_LOSS = 0.05  # of MOS: a distortion that costs less is not visible, and is drawn anew
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit of a file's size
 _ALWAYS_BOXED = "Meaningless solid color"
 
 
@@ -274,7 +275,7 @@ def _publish(pixels: Pixels, folder: Path) -> tuple[Path, Probed]:
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_ROOM:
             raise DiskFull(
                 f"{folder}: no room for a picture of {len(data)} bytes; free space, or move the home (DISCERN_HOME)"
             ) from None

@@ -55,9 +55,13 @@ class ScoreTable:
         try:
             if path.suffix.lower() == ".parquet":
                 return pd.read_parquet(path)
-            return pd.read_csv(path, sep=None, engine="python", dtype={self._config.file_column: str})
-        except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise ConfigError(f"{path}: cannot be read as CSV or Parquet: {error}") from error
+            with path.open(encoding="utf-8") as stream:
+                header = stream.readline()
+            separator = max(",;\t", key=header.count)
+            return pd.read_csv(path, sep=separator, dtype={self._config.file_column: str})
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"{path}: cannot be read as CSV or Parquet ({reason}); give one row per image") from error
 
     def _row(self, number: int, row: dict[Any, Any]) -> Named | Quarantined:
         config = self._config
