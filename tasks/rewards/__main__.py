@@ -2,14 +2,15 @@
 
     python -m tasks.rewards < scored.jsonl > scores.jsonl
     python -m tasks.rewards --config demo --set rewards.mos_threshold=0.5 < scored.jsonl
+    python -m tasks.rewards --examples | python -m tasks.rewards
     python -m tasks.rewards --health annotations.parquet
 
-Scoring: one JSON object per line, ``{"sample": {..}, "completion": ".."}`` (optional ``"truncated": true``), gives one line
-``{"total": .., "parts": {..}, "reason": ".."}`` in the same order. A line that cannot be used gives
+Scoring: one JSON object per line, ``{"sample": {..}, "completion": ".."}`` (optional ``"truncated": true``), gives
+one line ``{"total": .., "parts": {..}, "reason": ".."}`` in the same order. A line that cannot be used gives
 ``{"line": number, "error": ".."}``, is named on stderr, and costs only itself; the exit code is then 1.
 
-Health: a Parquet or JSONL file of questions, annotations, dialogues or samples; prints the report of every domain; exit code
-1 if a domain fails that ``--allow`` does not name. Exit code 2: the config or the file cannot be used.
+Health: a Parquet or JSONL file of questions, annotations, dialogues or samples; prints the report of every domain;
+exit code 1 if a domain fails that ``--allow`` does not name. Exit code 2: the config or the file cannot be used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline_config.schema import ConfigError, RewardsConfig, load_config
-from tasks.rewards.health import DomainHealth, health_report
+from tasks.rewards.examples import QUESTIONS
+from tasks.rewards.health import DomainHealth, gold_completion, health_report
 from tasks.rewards.score import score
 
 
@@ -30,15 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tasks.rewards", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--config", help="config whose rewards section is used (default: the shipped rubrics)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as rewards.untagged=answer")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, as rewards.untagged=answer"
+    )
     parser.add_argument("--input", type=Path, help="JSONL file to score (default: standard input)")
     parser.add_argument("--health", type=Path, metavar="DATASET", help="report on a dataset instead of scoring")
     parser.add_argument("--allow", action="append", default=[], metavar="DOMAIN", help="a domain that may fail")
+    parser.add_argument("--examples", action="store_true", help="print a line to score for every problem type")
     options = parser.parse_args(arguments)
     try:
         rewards = rewards_of(options.config, options.set)
+        if options.examples:
+            for question in QUESTIONS:
+                print(json.dumps({"sample": question, "completion": gold_completion(question, rewards)}))
+            return 0
         if options.health:
-            return print_health(health_report(read_rows(options.health), rewards), {*options.allow, *rewards.allow_unhealthy})
+            return print_health(
+                health_report(read_rows(options.health), rewards), {*options.allow, *rewards.allow_unhealthy}
+            )
         if options.input is None:
             return score_lines(sys.stdin, sys.stdout, rewards)
         with options.input.open(encoding="utf-8", errors="replace") as lines:
@@ -105,7 +116,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def print_health(report: Sequence[DomainHealth], allowed: set[str]) -> int:
     """Print the report; returns 1 if a domain fails that is not allowed."""
     for domain in report:
-        verdict = "healthy" if not domain.findings else "unfit, allowed by name" if domain.domain in allowed else "UNFIT"
+        verdict = (
+            "healthy" if not domain.findings else "unfit, allowed by name" if domain.domain in allowed else "UNFIT"
+        )
         kind = f"continuous, best constant {domain.best_constant:.3f}" if domain.continuous else "discrete"
         judged = f", judge {domain.judge}" if domain.judge else ""
         print(f"{domain.domain}: {verdict} ({domain.num_questions} questions, {kind}{judged})")

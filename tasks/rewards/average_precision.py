@@ -1,18 +1,18 @@
 """Mean average precision as the official MIPI scorer computes it, for many reweightings of the pictures at once.
 
-Which box is a true positive is decided inside one picture; resampling pictures only changes how often its boxes count. So
-boxes are matched once, and a replicate of the bootstrap is a cumulative sum over weights.
+Which box is a true positive is decided inside one picture; resampling pictures only changes how often its boxes
+count. So boxes are matched once, and a replicate of the bootstrap is a cumulative sum over weights.
 
 Rules of the official scorer: classes are those of the gold and of the predictions together; a class that was only
-predicted has AP 0; a prediction goes to the gold box of its class and picture that it overlaps most, and is true if that
-IoU >= threshold and the gold box is not taken, else false; all confidences are equal and sorting is stable, so predictions
-count in the order given; all-point interpolation (VOC 2010).
+predicted has AP 0; a prediction goes to the gold box of its class and picture that it overlaps most, and is true if
+that IoU >= threshold and the gold box is not taken, else false; all confidences are equal and sorting is stable, so
+predictions count in the order given; all-point interpolation (VOC 2010).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +33,9 @@ class ClassFlags:
 
 
 def match_pictures(
-    gold: Mapping[Hashable, Sequence[ClassBox]],
-    found: Mapping[Hashable, Sequence[ClassBox]],
-    groups: Mapping[Hashable, int],
+    gold: Mapping[str, Sequence[ClassBox]],
+    found: Mapping[str, Sequence[ClassBox]],
+    groups: Mapping[str, int],
     threshold: float = 0.5,
 ) -> dict[str, ClassFlags]:
     """Flags per class. gold, found: picture -> (class, box) in order; groups: picture -> unit of the resampling."""

@@ -1,6 +1,6 @@
 """A batch of groups at once: what one answer earns, plus what it earns beside the others.
 
-    scores = score_batch(samples, completions, rewards, num_tokens=.., shuffled=..)      # [prompt][rollout] -> Score
+scores = score_batch(samples, completions, rewards, num_tokens=.., shuffled=..)      # [prompt][rollout] -> Score
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ def score_batch(
 ) -> list[list[Score]]:
     """Scores of a batch, [prompt][rollout], group rewards included.
 
-    shuffled: per prompt the completions on shuffled frames, None for a picture. A judge over the network is asked for the
-    whole batch in parallel. Raises as `score` does.
+    shuffled: per prompt the completions on shuffled frames, None for a picture. A judge over the network is asked for
+    the whole batch in parallel. Raises as `score` does.
     """
     cut = truncated or [[False] * len(group) for group in completions]
     extra = [list(group or ()) for group in shuffled] if shuffled else [[] for _ in samples]
-    jobs = [(s, c, t) for s, group, ts in zip(samples, completions, cut, strict=True) for c, t in zip(group, ts, strict=True)]
+    jobs = [
+        (s, c, t)
+        for s, group, ts in zip(samples, completions, cut, strict=True)
+        for c, t in zip(group, ts, strict=True)
+    ]
     jobs += [(s, c, False) for s, group in zip(samples, extra, strict=True) for c in group]
     if rewards.judge.kind == "openai":
         with ThreadPoolExecutor(rewards.judge.max_in_flight, "score") as pool:

@@ -92,7 +92,9 @@ def matched_subjects(gold: Sequence[Subject], found: Sequence[Subject]) -> list[
 
 
 def thinking_score(gold: Sequence[Subject], found: Sequence[Subject]) -> float:
-    """(F1 of attributes + F1 of actions) / 2, counted over matched subjects; what unmatched ones claim counts as false."""
+    """(F1 of attributes + F1 of actions) / 2, counted over matched subjects; what unmatched ones claim counts as
+    false.
+    """
     pairs = matched_subjects(gold, found)
     attributes = f1(
         sum(len(g.attributes & f.attributes) for g, f in pairs),
@@ -118,7 +120,7 @@ _DOG = {"name": "brown dog", "attributes": ["brown", "wet"], "actions": ["runs"]
     formula="(F1 of attributes + F1 of actions) / 2 of the subjects in the think block against the annotated ones",
     example=(
         {"problem_type": "structured_caption", "answer": "A dog runs.", "subjects": [_DOG]},
-        '<think>{"subjects": [{"name": "the brown dog", "attributes": ["brown", "wet"], "actions": ["sleeps"]}]}</think>'
+        '<think>{"subjects": [{"name": "the brown dog", "attributes": ["brown", "wet"], "actions": ["sits"]}]}</think>'
         "<answer>A dog runs.</answer>",
         0.5,
     ),

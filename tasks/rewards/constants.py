@@ -26,8 +26,9 @@ NUM_COMMON = 3  # most frequent golds tried as constants
 
 
 def constant_completions(questions: Sequence[Sample]) -> dict[str, str]:
-    """Constant answers for the golds of one domain, as completions: the most frequent golds; mean and median number; whole
-    and mean span; whole and mean box, under the most frequent label where golds are labelled; for tracks the whole frame."""
+    """Constant answers for the golds of one domain, as completions: the most frequent golds; mean and median number;
+    whole and mean span; whole and mean box, under the most frequent label where golds are labelled; for tracks the
+    whole frame."""
     golds = [str(q.get("answer") or "").strip() for q in questions]
     fields = {f"gold no. {i}": text for i, (text, _) in enumerate(Counter(golds).most_common(NUM_COMMON), start=1)}
     for suggest in (_numbers, _spans, _boxes):

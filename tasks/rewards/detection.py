@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.rewards.answers.quality import class_of
-from tasks.rewards.boxes import f1_of_boxes, match_greedily, read_item_boxes
 from tasks.rewards.average_precision import match_pictures, mean_average_precision
+from tasks.rewards.boxes import f1_of_boxes, match_greedily, read_item_boxes
 from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
 
 _NOISE = "<|object_ref_start|>Severe noise<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>"
@@ -67,6 +67,6 @@ def detection_map(item: Item) -> Outcome:
         return Unread("no list of boxes")
     if not gold or not found:
         return float(not gold and not found)
-    labelled = [{0: [(class_of(b.label), b.box) for b in boxes]} for boxes in (gold, found)]
-    flags = match_pictures(labelled[0], labelled[1], {0: 0}, item.settings.box_iou)
+    these, those = ([(class_of(b.label), b.box) for b in boxes] for boxes in (gold, found))
+    flags = match_pictures({"": these}, {"": those}, {"": 0}, item.settings.box_iou)
     return float(mean_average_precision(flags, np.ones((1, 1)))[0])

@@ -1,6 +1,6 @@
 """docs/rewards.md from the docstrings and the table of rewards.
 
-    python -m tasks.rewards.document            writes docs/rewards.md
+python -m tasks.rewards.document            writes docs/rewards.md
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _reward(reward: Reward) -> str:
     ]
     if reward.example:
         sample, completion, value = reward.example
-        lines.append(f"- Example: `{json.dumps(sample, ensure_ascii=False)}` with `{_shown(completion)}` gives {value:.4g}")
+        lines.append(
+            f"- Example: `{json.dumps(sample, ensure_ascii=False)}` with `{_shown(completion)}` gives {value:.4g}"
+        )
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from tasks.rewards.reward import Item, Outcome, reward
     "format",
     judges="form",
     source="VideoChat-R1 sec. 3 (R_format); an empty think block counts, ours",
-    formula="1 if the turn is `<think>..</think>\\s*<answer>..</answer>` and nothing else, no tag nested or repeated; else 0",
+    formula="1 if the turn is `<think>..</think>\\s*<answer>..</answer>` alone, no tag nested or repeated; else 0",
     example=({"problem_type": "choice", "answer": "B"}, "<think>Blocky edges.</think><answer>B</answer>", 1.0),
 )
 def think_answer(item: Item) -> Outcome:
@@ -53,4 +53,6 @@ def boxed(item: Item) -> Outcome:
     start, end = text.find(BOXED[0]), text.find(BOXED[1])
     one = text.count(BOXED[0]) == text.count(BOXED[1]) == 1 and 0 <= start < end
     content = text[start + len(BOXED[0]) : end].strip() if one else ""
-    return float(bool(content) and "\\boxed" not in text and has_format(text) and not any(tag in content for tag in TAGS))
+    return float(
+        bool(content) and "\\boxed" not in text and has_format(text) and not any(tag in content for tag in TAGS)
+    )

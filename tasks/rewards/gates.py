@@ -17,7 +17,9 @@ MIN_LETTERS, MAX_SHARE = 8, 0.04  # letters of a script that nobody wrote before
 
 
 def repeats_itself(text: str) -> bool:
-    """True if a text of at least 48 words has few distinct 4-grams of words, or one character runs on for long (ours)."""
+    """True if a text of at least 48 words has few distinct 4-grams of words, or one character runs on for long
+    (ours).
+    """
     text = text[:MAX_CHARACTERS]
     run, last = 0, ""
     for character in text:
@@ -46,7 +48,9 @@ def scripts_in(text: str) -> Counter[str]:
 
 
 def mixes_languages(text: str, question: str) -> bool:
-    """True if the text uses, beyond a stray word, a script that is neither the question's nor the text's main one (ours)."""
+    """True if the text uses, beyond a stray word, a script that is neither the question's nor the text's main one
+    (ours).
+    """
     counts = scripts_in(text)
     if not counts:
         return False
@@ -60,7 +64,11 @@ def mixes_languages(text: str, question: str) -> bool:
     judges="gate",
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
     formula="0 if fewer than 35 % of the turn's 4-grams are distinct (48 words or more) or a character runs on; else 1",
-    example=({"problem_type": "mathematics", "answer": "1"}, "<think>" + "wait wait " * 40 + "</think><answer>1</answer>", 0.0),
+    example=(
+        {"problem_type": "mathematics", "answer": "1"},
+        "<think>" + "wait wait " * 40 + "</think><answer>1</answer>",
+        0.0,
+    ),
 )
 def repetition_gate(item: Item) -> Outcome:
     """Loops are cut off: the total of the turn is 0."""

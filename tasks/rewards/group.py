@@ -1,7 +1,7 @@
 """Rewards that need more than one answer: of the group of one prompt, or of the batch.
 
-``length_bonus``, ``order_bonus`` and ``mos_ranking`` are named in rubrics like any other reward; `score` alone gives None
-for them and `tasks.rewards.batch.score_batch` fills them in.
+``length_bonus``, ``order_bonus`` and ``mos_ranking`` are named in rubrics like any other reward; `score` alone gives
+None for them and `tasks.rewards.batch.score_batch` fills them in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EPSILON = 1e-6
     "length_bonus",
     judges="group",
     source="Video-R1 sec. 3, released code",
-    formula="rewards.length_bonus.bonus (.2) for a correct answer of 320..512 tokens, if two of the group are correct; else 0",
+    formula="rewards.length_bonus.bonus (.2) for a correct answer of 320..512 tokens, if two are correct; else 0",
 )
 def length_bonus(item: Item) -> Outcome:
     """Think long enough, not too long. Correct answers of any length count towards the two."""
@@ -88,13 +88,11 @@ def prefers(q: float, mean_other: float, variance: float, variance_other: float)
     return 0.5 * (1 + math.erf(z / math.sqrt(2)))
 
 
-def ranking_rewards(
-    scores: Sequence[Sequence[float | None]], golds: Sequence[float]
-) -> list[list[float | None]]:
+def ranking_rewards(scores: Sequence[Sequence[float | None]], golds: Sequence[float]) -> list[list[float | None]]:
     """Ranking reward of every predicted score: scores[picture][rollout], golds[picture].
 
-    Mean and variance (ddof 1, 0 for one answer) are of a picture's readable scores; an unreadable score earns 0. None where
-    no other picture has a readable score to compare with.
+    Mean and variance (ddof 1, 0 for one answer) are of a picture's readable scores; an unreadable score earns 0. None
+    where no other picture has a readable score to compare with.
     """
     readable = [[s for s in group if s is not None] for group in scores]
     means = [float(np.mean(g)) if g else math.nan for g in readable]

@@ -3,8 +3,8 @@
     report = health_report(samples, config.rewards)
     require_healthy(report, config.rewards)          # raises ContractError unless the failing domain is allowed by name
 
-GLM-4.1V's lesson: one weak verifier collapses every domain, so each is checked alone. A domain is a sample's ``domain``,
-else its problem type. Questions are checked one by one; the pairs of a dialogue are questions too.
+GLM-4.1V's lesson: one weak verifier collapses every domain, so each is checked alone. A domain is a sample's
+``domain``, else its problem type. Questions are checked one by one; the pairs of a dialogue are questions too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def completion_of(text: str, sample: Sample) -> str:
 
 
 def gold_scores_full(sample: Sample, rewards: RewardsConfig) -> str | None:
-    """None if the gold of a question or dialogue scores accuracy 1 and passes every form and gate, else why it does not."""
+    """None if the gold of a question or dialogue scores accuracy 1 and passes every form and gate, else why it does
+    not.
+    """
     try:
         scored = score(sample, gold_completion(sample, rewards), rewards)
     except SampleError as error:
@@ -87,7 +89,9 @@ def gold_tricks(sample: Sample) -> dict[str, str]:
     """Completions that hold the gold but do not commit to it: none of them may pass as an answer."""
     gold = str(sample["answer"]).strip()
     return {
-        "gold wrapped in nonsense": completion_of(f"As everybody knows, {gold} might be what you want, or not.", sample),
+        "gold wrapped in nonsense": completion_of(
+            f"As everybody knows, {gold} might be what you want, or not.", sample
+        ),
         "gold repeated": completion_of(f"{gold} {gold}", sample),
         "gold repeated on lines": completion_of(f"{gold}\n{gold}", sample),
         "nested tags": f"<think></think><answer><answer>{gold}</answer></answer>",
@@ -108,7 +112,12 @@ def blind_tricks(sample: Sample) -> dict[str, str]:
         "all options": "\n".join(option_texts(sample.get("options"))) or "Noise or blur or none",
     }
     tricks = {name: f"<think></think><answer>{field}</answer>" for name, field in fields.items()}
-    return {**tricks, "nothing": "", "only tags": "<think></think><answer></answer>", "tags upon tags": "<think><answer>" * 8}
+    return {
+        **tricks,
+        "nothing": "",
+        "only tags": "<think></think><answer></answer>",
+        "tags upon tags": "<think><answer>" * 8,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- report
@@ -116,8 +125,9 @@ def blind_tricks(sample: Sample) -> dict[str, str]:
 class DomainHealth:
     """One domain's report.
 
-    tricks: trick -> mean accuracy. constants: constant answer -> mean accuracy, for continuous rewards; best_constant is
-    the highest of them. findings: what makes the domain unfit; empty = healthy. judge: who judged, "" if nobody had to.
+    tricks: trick -> mean accuracy. constants: constant answer -> mean accuracy, for continuous rewards; best_constant
+    is the highest of them. findings: what makes the domain unfit; empty = healthy. judge: who judged, "" if nobody
+    had to.
     """
 
     domain: str
@@ -162,7 +172,9 @@ def _check_domain(domain: str, questions: Sequence[Sample], rewards: RewardsConf
     step = max(1, len(questions) // MAX_CHECKED)
     sound = [q for q in questions[::step] if gold_scores_full(q, rewards) is None]
     if not sound:
-        return DomainHealth(domain, len(questions), False, len(failures), {}, {}, "", (*findings, "no gold can be scored"))
+        return DomainHealth(
+            domain, len(questions), False, len(failures), {}, {}, "", (*findings, "no gold can be scored")
+        )
     named = {n for q in sound for n in rubric_of_sample(q, rewards) if n in REWARDS and REWARDS[n].judges == "answer"}
     continuous = any(REWARDS[n].continuous for n in named)
     blind, gold_bound = _mean_accuracies(sound, blind_tricks, rewards), _mean_accuracies(sound, gold_tricks, rewards)

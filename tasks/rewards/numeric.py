@@ -16,7 +16,7 @@ RELATIVE_ACCURACY = tuple(0.5 + 0.05 * i for i in range(10))  # thresholds .5 ..
     "numerical",
     judges="answer",
     source="Video-R1 sec. 3 (numerical)",
-    formula="0 if exactly one of gold and answer has a decimal mark; else 1 if equal after rounding to 2 places, else 0",
+    formula="0 if exactly one of gold and answer has a decimal mark; else 1 if equal when rounded to 2 places",
     example=({"problem_type": "numerical", "answer": "1234.50"}, "<think></think><answer>1,234.5</answer>", 1.0),
 )
 def numerical(item: Item) -> Outcome:
@@ -47,7 +47,9 @@ def relative_error(found: float, gold: float) -> float:
 
 
 def mean_relative_accuracy(found: Sequence[float | None], gold: Sequence[float]) -> float:
-    """Mean over items and thresholds t = .5 .. .95 of [relative error < 1 - t] (VSI-Bench; Video-R1). None = no answer."""
+    """Mean over items and thresholds t = .5 .. .95 of [relative error < 1 - t] (VSI-Bench; Video-R1). None = no
+    answer.
+    """
     errors = [1.0 if f is None else relative_error(f, g) for f, g in zip(found, gold, strict=True)]
     hits = sum(error < 1 - t for error in errors for t in RELATIVE_ACCURACY)
     return hits / (len(errors) * len(RELATIVE_ACCURACY)) if errors else 0.0

@@ -101,8 +101,12 @@ def distortion_q_insight(item: Item) -> Outcome:
     "free_form",
     judges="answer",
     source="ours for phrases; Video-R1 (free-form) for other texts",
-    formula="phrase golds: 1 if distortion and severity agree, else 0; other golds: mean F of ROUGE-1, -2 and -L, stemmed",
-    example=({"problem_type": "free_form", "answer": "Moderate noise"}, "<think></think><answer>moderate noise.</answer>", 1.0),
+    formula="phrase golds: 1 if distortion and severity agree, else 0; other golds: mean F of ROUGE-1, -2, -L",
+    example=(
+        {"problem_type": "free_form", "answer": "Moderate noise"},
+        "<think></think><answer>moderate noise.</answer>",
+        1.0,
+    ),
 )
 def free_form(item: Item) -> Outcome:
     """Open questions: exact where the gold is a distortion's phrase, otherwise by common words."""
@@ -117,7 +121,7 @@ def free_form(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="ours",
-    formula="mean of: level is the gold's; key distortion's phrase is the gold's. Golds in another form: ROUGE",
+    formula="mean of: level is the gold's; key distortion's phrase is the gold's. Other golds: ROUGE",
     example=(
         {"problem_type": "brief", "answer": "The quality of the image is poor; its key distortion is severe noise."},
         "<think></think><answer>The quality of the image is poor; its key distortion is minor noise.</answer>",
@@ -139,13 +143,14 @@ def brief(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="ours",
-    formula="mean of: severity is the gold's; IoU >= rewards.box_iou. 0 for another distortion. Golds in another form: ROUGE",
+    formula="mean of: severity is the gold's; IoU >= rewards.box_iou. 0 for another distortion. Other golds: ROUGE",
     example=(
         {
             "problem_type": "distortion",
             "answer": "Severe noise affects the top left of the image <|box_start|>(0,0),(500,500)<|box_end|>.",
         },
-        "<think></think><answer>Minor noise affects the left of the image <|box_start|>(0,0),(500,450)<|box_end|>.</answer>",
+        "<think></think><answer>"
+        "Minor noise affects the left of the image <|box_start|>(0,0),(500,450)<|box_end|>.</answer>",
         0.5,
     ),
 )

@@ -67,9 +67,9 @@ class Item:
 class Reward:
     """A reward and what docs/rewards.md says of it.
 
-    judges: ``answer`` counts towards accuracy; ``form`` judges the frame of the turn; ``gate`` makes the total 0 where it
-    is 0; ``group`` needs the other answers of the group or batch and is None alone. continuous: near answers earn
-    something, so that constant answers do.
+    judges: ``answer`` counts towards accuracy; ``form`` judges the frame of the turn; ``gate`` makes the total 0
+    where it is 0; ``group`` needs the other answers of the group or batch and is None alone. continuous: near answers
+    earn something, so that constant answers do.
     """
 
     name: str

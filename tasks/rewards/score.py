@@ -1,6 +1,7 @@
-"""The one entry point that mining, GRPO, evaluation and the teacher's check call: a sample and a completion in, a score out.
+"""The one entry point that mining, GRPO, evaluation and the teacher's check call: sample and completion in, score out.
 
-    score({"problem_type": "choice", "options": [..], "answer": "B"}, "<think>..</think><answer>B</answer>", RewardsConfig())
+    sample = {"problem_type": "choice", "options": [..], "answer": "B"}
+    score(sample, "<think>..</think><answer>B</answer>", RewardsConfig()).accuracy
 
 The rubric is chosen per SAMPLE by its problem type (released code of peers scores a batch by its first sample's type).
 """
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 class Score:
     """What a completion earned.
 
-    total: weighted sum, by the rubric, of the parts that apply; 0 if a gate failed. parts: value of every named reward of
-    the rubric, None where it does not apply, and always ``accuracy``. accuracy: in [0, 1], weighted mean of the rubric's
-    rewards that judge the answer; for a dialogue the mean over its pairs (n_correct / n for choices). pair_accuracy,
-    pair_answers: per pair, in order; one of each for a single question. reason: one line for people.
+    total: weighted sum, by the rubric, of the parts that apply; 0 if a gate failed. parts: value of every named
+    reward of the rubric, None where it does not apply, and always ``accuracy``. accuracy: in [0, 1], weighted mean of
+    the rubric's rewards that judge the answer; for a dialogue the mean over its pairs (n_correct / n for choices).
+    pair_accuracy, pair_answers: per pair, in order; one of each for a single question. reason: one line for people.
     """
 
     total: float
@@ -52,8 +53,8 @@ def score(sample: Mapping[str, Any], completion: str, rewards: RewardsConfig, *,
     """Score one completion of a question or of a merged dialogue.
 
     sample: question-like (``problem_type``, ``question``, ``options``, ``answer``, what its rewards need beside) or a
-    dialogue (``pairs``: list of questions; ``answer`` fields are matched by their number). truncated: the completion was
-    cut at its token limit; without a readable answer field its accuracy is ``rewards.truncated``.
+    dialogue (``pairs``: list of questions; ``answer`` fields are matched by their number). truncated: the completion
+    was cut at its token limit; without a readable answer field its accuracy is ``rewards.truncated``.
 
     Raises SampleError (a ValueError) on a malformed sample or rubric; never on a completion.
     """
@@ -79,8 +80,8 @@ def _score_dialogue(
     answers: list[str | None] = [None] * len(pairs) if turn.answer is None else split_numbered(turn.answer, len(pairs))
     accuracies, whys = [], []
     for number, (pair, answer) in enumerate(zip(pairs, answers, strict=True), start=1):
-        rubric = {name: w for name, w in rubric_of(pair, rewards).items() if REWARDS[name].judges == "answer"}
-        _, accuracy, why = _score_question(pair, answer, turn, rewards, rubric, cut)
+        weights = {n: w for n, w in rubric_of(pair, rewards).items() if n in REWARDS and REWARDS[n].judges == "answer"}
+        _, accuracy, why = _score_question(pair, answer, turn, rewards, weights, cut)
         accuracies.append(accuracy)
         whys += [f"{number}: {why}"] if why else []
     accuracy = sum(accuracies) / len(accuracies)
@@ -120,7 +121,11 @@ def _score_question(
             whys.append(f"{name}: {outcome.why if answer is not None else 'no answer'}")
             outcome = rewards.unparseable
         parts[name] = outcome
-    judged = [(parts[n] or 0.0, w) for n, w in rubric.items() if n in parts and REWARDS[n].judges == "answer" and parts[n] is not None]
+    judged = [
+        (parts[n] or 0.0, w)
+        for n, w in rubric.items()
+        if n in parts and REWARDS[n].judges == "answer" and parts[n] is not None
+    ]
     weight = sum(w for _, w in judged)
     accuracy = sum(value * w for value, w in judged) / weight if weight > 0 else 0.0
     parts["accuracy"] = accuracy
@@ -147,7 +152,9 @@ def _reason(why: str, cut: bool) -> str:
 
 
 def rubric_of_sample(sample: Mapping[str, Any], rewards: RewardsConfig) -> Mapping[str, float]:
-    """The rubric that `score` uses for a sample: a dialogue of several pairs has its own, one pair has its question's."""
+    """The rubric that `score` uses for a sample: a dialogue of several pairs has its own, one pair has its
+    question's.
+    """
     pairs = sample.get("pairs")
     pairs = None if pairs is None else list(pairs)
     if pairs is not None and len(pairs) != 1:
@@ -159,7 +166,9 @@ def rubric_of(question: Mapping[str, Any], rewards: RewardsConfig) -> Mapping[st
     """The rubric of a question: that of ``domain/problem_type`` if there is one, else of ``problem_type``."""
     problem_type = question.get("problem_type")
     if not isinstance(problem_type, str):
-        raise SampleError(f"field 'problem_type': is {problem_type!r}; it names the rubric in the config's rewards.rubrics")
+        raise SampleError(
+            f"field 'problem_type': is {problem_type!r}; it names the rubric in the config's rewards.rubrics"
+        )
     key = f"{question.get('domain')}/{problem_type}"
     return _rubric(key if key in rewards.rubrics else problem_type, rewards)
 

@@ -46,7 +46,11 @@ def _words(text: str | None) -> list[str] | None:
     continuous=True,
     source="Video-R1 sec. 3 (free-form)",
     formula="mean F of ROUGE-1, ROUGE-2 and ROUGE-L, stemmed",
-    example=({"problem_type": "free-form", "answer": "The dog runs"}, "<think></think><answer>the dogs run</answer>", 1.0),
+    example=(
+        {"problem_type": "free-form", "answer": "The dog runs"},
+        "<think></think><answer>the dogs run</answer>",
+        1.0,
+    ),
 )
 def rouge_reward(item: Item) -> Outcome:
     """Open answers by the words they share with the gold."""
@@ -69,7 +73,11 @@ def num_word_edits(a: Sequence[str], b: Sequence[str]) -> int:
     continuous=True,
     source="Video-R1 sec. 3 (OCR)",
     formula="clip(1 - word edits / words of the gold, 0, 1)",
-    example=({"problem_type": "OCR", "answer": "mind the gap please"}, "<think></think><answer>mind the gap</answer>", 0.75),
+    example=(
+        {"problem_type": "OCR", "answer": "mind the gap please"},
+        "<think></think><answer>mind the gap</answer>",
+        0.75,
+    ),
 )
 def ocr(item: Item) -> Outcome:
     """One minus the word error rate; case and punctuation count."""

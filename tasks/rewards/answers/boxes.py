@@ -17,7 +17,9 @@ Box = tuple[float, float, float, float]
 _N = r"\s{0,4}([+-]?\d{1,7}(?:\.\d{1,17})?)\s{0,4}"
 _BOX = re.compile(rf"<\|box_start\|>\s{{0,4}}\({_N},{_N}\)\s{{0,4}},\s{{0,4}}\({_N},{_N}\)\s{{0,4}}<\|box_end\|>")
 _LABEL = re.compile(r"<\|object_ref_start\|>([^<>]{1,120})<\|object_ref_end\|>")
-_HEADING = re.compile(r"([A-Za-z][A-Za-z -]{2,60}):\s{1,4}(?=<\|object_ref_start\|>)")
+_HEADING = re.compile(
+    r"([A-Za-z][A-Za-z -]{2,60}):\s{1,4}<\|object_ref_start\|>[^<>]{0,80}?(?i:\1)<\|object_ref_end\|>"
+)
 _BETWEEN = re.compile(r"[\s,;.]{1,64}")
 _FENCE = re.compile(r"```(?:json)?\s{0,8}(.*?)\s{0,8}```", re.DOTALL)
 
@@ -33,9 +35,10 @@ class LabelledBox:
 def read_boxes(field: str | None) -> list[LabelledBox] | None:
     """All boxes of a field that holds nothing but boxes; None if it holds anything else or no box.
 
-    Token form: ``<|object_ref_start|>label<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>``, joined by commas or
-    white space; a label names every box up to the next label; ViDA's heading "Noise: " before a label is skipped.
-    List form: ``[x1,y1,x2,y2]``, a list of such, or a list of objects with ``bbox_2d`` / ``bbox`` / ``box`` and ``label``.
+    Token form: ``<|object_ref_start|>label<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>``, joined by
+    commas or white space; a label names every box up to the next label; ViDA's heading "Noise: " before a label is
+    skipped. List form: ``[x1,y1,x2,y2]``, a list of such, or a list of objects with ``bbox_2d`` / ``bbox`` / ``box``
+    and ``label``.
     """
     if field is None:
         return None
@@ -49,15 +52,19 @@ def read_boxes(field: str | None) -> list[LabelledBox] | None:
             at = box.end()
         elif name := _LABEL.match(text, at):
             label, at = name.group(1).strip(), name.end()
-        elif skipped := _BETWEEN.match(text, at) or _HEADING.match(text, at):
-            at = skipped.end()
+        elif between := _BETWEEN.match(text, at):
+            at = between.end()
+        elif heading := _HEADING.match(text, at):
+            at = heading.end(1) + 1
         else:
             return None
     return boxes or None
 
 
 def find_boxes(text: str) -> list[LabelledBox]:
-    """All boxes in token form that stand anywhere in a text, each with the label right before it (or before its run)."""
+    """All boxes in token form that stand anywhere in a text, each with the label right before it (or before its
+    run).
+    """
     boxes: list[LabelledBox] = []
     label, label_end = "", -1
     at = text.find("<|")
@@ -67,7 +74,9 @@ def find_boxes(text: str) -> list[LabelledBox]:
             label, label_end = name.group(1).strip(), name.end()
             step = name.end()
         elif box := _BOX.match(text, at):
-            boxes.append(LabelledBox(label if label_end >= 0 and not text[label_end:at].strip(" ,") else "", _box(box.groups())))
+            boxes.append(
+                LabelledBox(label if label_end >= 0 and not text[label_end:at].strip(" ,") else "", _box(box.groups()))
+            )
             label_end = step = box.end()
         at = text.find("<|", step)
     return boxes
@@ -104,12 +113,16 @@ def _is_box(node: Any) -> bool:
     return (
         isinstance(node, list)
         and len(node) == 4
-        and all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e9 and math.isfinite(n) for n in node)
+        and all(
+            isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e9 and math.isfinite(n) for n in node
+        )
     )
 
 
 def to_norm1000(box: Box, scale: str, width: float = 0, height: float = 0) -> Box:
-    """A box of a declared scale in 0..1000 of width and height. Raises ValueError on an unknown scale or missing size."""
+    """A box of a declared scale in 0..1000 of width and height. Raises ValueError on an unknown scale or missing
+    size.
+    """
     if scale == "norm1000":
         return box
     if scale == "unit":

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_LEAD = re.compile(r"(?:the\s{1,4})?(?:correct\s{1,4})?(?:final\s{1,4})?(?:answer|option|choice)(?:\s{1,4}is)?\s{0,4}:?\s{1,4}", re.IGNORECASE)
+_LEAD = re.compile(
+    r"(?:the\s{1,4})?(?:correct\s{1,4})?(?:final\s{1,4})?(?:answer|option|choice)(?:\s{1,4}is)?\s{0,4}:?\s{1,4}",
+    re.IGNORECASE,
+)
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)\.?|[.:,]|(?=\s|$))\s{0,8}(.*)", re.DOTALL)
+_LETTERED = re.compile(r"\(?([A-Z])[.):]\s{0,8}(.*)", re.DOTALL)
 _OPTION_LINE = re.compile(r"^\s{0,8}\(?([A-Z])[.):]\s{1,4}(.+?)\s{0,8}$", re.MULTILINE)
 
 
@@ -24,7 +28,7 @@ def option_texts(options: Sequence[str] | None, question: str = "") -> list[str]
         if [letter for letter, _ in lines] != [chr(ord("A") + i) for i in range(len(lines))]:
             return []
         return texts
-    stripped = [_LETTER.fullmatch(text.strip()) for text in texts]
+    stripped = [_LETTERED.fullmatch(text.strip()) for text in texts]
     if all(m and m.group(2) and m.group(1).upper() == chr(ord("A") + i) for i, m in enumerate(stripped)):
         return [m.group(2).strip() for m in stripped if m]
     return texts
@@ -33,9 +37,9 @@ def option_texts(options: Sequence[str] | None, question: str = "") -> list[str]
 def read_choice(field: str | None, options: Sequence[str]) -> int | None:
     """Index of the chosen option, or None.
 
-    Read: "C", "c", "C.", "(C)", "C)", "Answer: C", "The answer is (C).", "C. text" and "(C) text" where the text is option
-    C's, and an option's full text alone if it is that of one option only. The field must hold nothing else: "A B C D" or
-    "B because .." choose nothing. options: texts without letters; if empty, only the letter forms are read.
+    Read: "C", "c", "C.", "(C)", "C)", "Answer: C", "The answer is (C).", "C. text" and "(C) text" where the text is
+    option C's, and an option's full text alone if it is that of one option only. The field must hold nothing else: "A
+    B C D" or "B because .." choose nothing. options: texts without letters; if empty, only the letter forms are read.
     """
     if field is None or len(field) > 4096:
         return None
@@ -51,6 +55,6 @@ def read_choice(field: str | None, options: Sequence[str]) -> int | None:
         return by_text[0] if len(by_text) == 1 else None
     index = ord(letter.group(1).upper()) - ord("A")
     rest = clean_text(letter.group(2))
-    if options and index >= len(options) or rest and not (options and rest == clean_text(options[index])):
+    if (options and index >= len(options)) or (rest and not (options and rest == clean_text(options[index]))):
         return None
     return index

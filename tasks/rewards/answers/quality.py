@@ -34,7 +34,9 @@ _BRIEF = re.compile(
     r"|the quality of (?:the|this) image is (\w{1,16})[;,.] it has no distortion\.?",
     re.IGNORECASE,
 )
-_DISTORTION = re.compile(r"(.{1,80}?) affects the (.{1,40}?) of the image\s{0,4}(<\|box_start\|>.{1,80}<\|box_end\|>)\.?", re.IGNORECASE)
+_DISTORTION = re.compile(
+    r"(.{1,80}?) affects the (.{1,40}?) of the image\s{0,4}(<\|box_start\|>.{1,80}<\|box_end\|>)\.?", re.IGNORECASE
+)
 
 
 def canonical_distortion(name: str) -> str | None:
@@ -64,7 +66,8 @@ def read_phrase(field: str | None) -> Phrase | None:
 
 
 def class_of(label: str) -> str:
-    """The class a labelled box is matched by: the distortion without its severity, in ViDA's spelling where it is known.
+    """The class a labelled box is matched by: the distortion without its severity, in ViDA's spelling where it is
+    known.
 
     An unknown name is its own class (lower case), as in the official scorer.
     """
@@ -109,9 +112,9 @@ class Description:
 def read_description(field: str | None) -> Description | None:
     """ViDA's detailed answer: content; distortions with boxes (one or more lines); overall + key distortions; level.
 
-    The last line is "Thus, the quality of the image is <level>.", said nowhere else; the line before it names the
-    key distortions after "key distortions:" or in its first sentence; all boxes are distortions, as in the official extraction.
-    None if the level or a line is missing.
+    The last line is "Thus, the quality of the image is <level>.", said nowhere else; the line before it names the key
+    distortions after "key distortions:" or in its first sentence; all boxes are distortions, as in the official
+    extraction. None if the level or a line is missing.
     """
     if field is None:
         return None
@@ -132,7 +135,9 @@ def scan_description(field: str | None) -> Description:
     overall = lines[-2] if len(lines) > 1 else ""
     marker = max(overall.lower().rfind("key distortions:"), overall.lower().rfind("key distortion:"))
     key = find_boxes(overall[marker:] if marker >= 0 else overall.split(".", 1)[0])
-    return Description(lines[0], _without_repeats(find_boxes(field or "")), _without_repeats(key), read_level(lines[-1]) or "")
+    return Description(
+        lines[0], _without_repeats(find_boxes(field or "")), _without_repeats(key), read_level(lines[-1]) or ""
+    )
 
 
 def _without_repeats(boxes: list[LabelledBox]) -> tuple[LabelledBox, ...]:
@@ -149,7 +154,9 @@ class Brief:
 
 
 def read_brief(field: str | None) -> Brief | None:
-    """ "The quality of the image is poor; its key distortion is severe noise." or "..; it has no distortion."; else None."""
+    """ "The quality of the image is poor; its key distortion is severe noise." or "..; it has no distortion."; else
+    None.
+    """
     found = _BRIEF.fullmatch(field.strip()) if field is not None and len(field) <= 400 else None
     if found is None:
         return None
@@ -171,4 +178,6 @@ def read_affected_region(field: str | None) -> AffectedRegion | None:
     if found is None:
         return None
     phrase, boxes = read_phrase(found.group(1)), read_boxes(found.group(3))
-    return AffectedRegion(phrase, clean_text(found.group(2)), boxes[0]) if phrase and boxes and len(boxes) == 1 else None
+    return (
+        AffectedRegion(phrase, clean_text(found.group(2)), boxes[0]) if phrase and boxes and len(boxes) == 1 else None
+    )

@@ -10,7 +10,9 @@ _NUMBER = r"(\d{1,7}(?:\.\d{0,9})?)"
 _CLOCK = r"((?:\d{1,3}:)?\d{1,4}:\d{1,2}(?:\.\d{1,9})?)"
 _TIME = rf"(?:{_CLOCK}|{_NUMBER})(?:\s{{0,2}}(?:seconds|second|secs|sec|s)\b)?"
 _JOIN = r"\s{0,4}(?:to|until|through|and|[-–—~,])\s{0,4}"
-_SPAN = re.compile(rf"[(\[]?\s{{0,4}}(?:from\s|between\s)?\s{{0,4}}{_TIME}{_JOIN}{_TIME}\s{{0,4}}[)\]]?\.?", re.IGNORECASE)
+_SPAN = re.compile(
+    rf"[(\[]?\s{{0,4}}(?:from\s|between\s)?\s{{0,4}}{_TIME}{_JOIN}{_TIME}(?:\s{{0,4}}[)\]])?\.?", re.IGNORECASE
+)
 _BETWEEN = re.compile(r"[\s,;]{1,16}(?:and\s{1,4})?")
 
 
@@ -28,8 +30,8 @@ def seconds(clock: str | None, number: str | None) -> float:
 def read_spans(field: str | None) -> list[Span] | None:
     """All spans of a field that holds nothing but spans: "12.54 to 17.83", "0:12 - 0:17", "[(1, 2), (3.5, 4)]", "[]".
 
-    Also "from 1s to 2s", "between 1 and 2 seconds", "(1, 2)", "[1, 2]", "00:01:02.5-00:01:04". None if it holds anything
-    else, or a span that ends before it starts.
+    Also "from 1s to 2s", "between 1 and 2 seconds", "(1, 2)", "[1, 2]", "00:01:02.5-00:01:04". None if it holds
+    anything else, or a span that ends before it starts.
     """
     if field is None:
         return None

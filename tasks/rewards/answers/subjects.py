@@ -1,4 +1,6 @@
-"""Reading structured thinking: subjects with their attributes and actions, as JSON (VideoCap-R1; the layout is ours)."""
+"""Reading structured thinking: subjects with their attributes and actions, as JSON (VideoCap-R1; the layout is
+ours).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The frame of an assistant turn: tags, boxed answers, numbered answers.
 
-Everything here walks the text with ``str.find`` or anchored patterns without nested repetition, so that reading is linear
-in the length of the text whatever it holds.
+Everything here walks the text with ``str.find`` or anchored patterns without nested repetition, so that reading is
+linear in the length of the text whatever it holds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _NUMBERED = re.compile(r"\s{0,8}\(?(\d{1,3})[.):](?!\d)[ \t]{0,8}(.*)", re.DOTAL
 class Turn:
     """One assistant turn, taken apart.
 
-    text: without end-of-turn tokens. think, answer, glue: contents of the blocks, stripped; None where a block is absent,
-    unclosed or repeated. tagged: some tag stands in the text. complete: the frame of `has_format`, without glue.
+    text: without end-of-turn tokens. think, answer, glue: contents of the blocks, stripped; None where a block is
+    absent, unclosed or repeated. tagged: some tag stands in the text. complete: the frame of `has_format`, without
+    glue.
     """
 
     text: str
@@ -76,11 +77,12 @@ def _only_block(text: str, tags: tuple[str, str]) -> str | None:
 
 
 def has_format(text: str, glue: bool = False) -> bool:
-    """True for ``<think>..</think>\\s*<answer>..</answer>`` (with glue: ``\\s*<glue>..</glue>`` after it) as the whole text.
+    """True for ``<think>..</think>\\s*<answer>..</answer>`` (with glue: ``\\s*<glue>..</glue>`` after it) as the
+    whole text.
 
-    Every tag stands exactly once, so nothing is nested or repeated. The think block may be empty: questions whose teacher
-    reasoning was rejected are trained with an empty one. The answer block may not (VideoChat-R1 eq. 1-3, and ours for empty
-    blocks).
+    Every tag stands exactly once, so nothing is nested or repeated. The think block may be empty: questions whose
+    teacher reasoning was rejected are trained with an empty one. The answer block may not (VideoChat-R1 eq. 1-3, and
+    ours for empty blocks).
     """
     blocks = (THINK, ANSWER, GLUE) if glue else (THINK, ANSWER)
     at = 0
@@ -97,7 +99,8 @@ def has_format(text: str, glue: bool = False) -> bool:
 
 
 def unbox(field: str) -> str | None:
-    """The content of a field's one ``<|begin_of_box|>..<|end_of_box|>`` (GLM-4.1V), or the field itself if it has no box.
+    """The content of a field's one ``<|begin_of_box|>..<|end_of_box|>`` (GLM-4.1V), or the field itself if it has no
+    box.
 
     None where box tokens are repeated, unclosed or out of order.
     """

@@ -2,14 +2,14 @@
 
     mipi(rows)  ->  {"perception_accuracy": .., "region_map": .., .., "composite": .., "mos_srcc": .., ..}
 
-A row is EVALUATION-like: sub_task, kind, problem_type, question, options, gold, answer (text read as the answer, or None),
-sample_id, source_photograph, media_path. Rows become the official files' objects (`documents`), which are tallied per
-source photograph once; `metrics_of` then gives every metric under any weighting of the photographs, which is what the
-bootstrap needs.
+A row is EVALUATION-like: sub_task, kind, problem_type, question, options, gold, answer (text read as the answer, or
+None), sample_id, source_photograph, media_path. Rows become the official files' objects (`documents`), which are
+tallied per source photograph once; `metrics_of` then gives every metric under any weighting of the photographs, which
+is what the bootstrap needs.
 
-Departures from the official scorer: the gold of the distortion mAP are the pictures with a detection item, that of the
-description metrics the pictures with a description (the same where every picture was asked everything); a file that does
-not match its reference is an error that names the item instead of a metric of 0.
+Departures from the official scorer: the gold of the distortion mAP are the pictures with a detection item, that of
+the description metrics the pictures with a description (the same where every picture was asked everything); a file
+that does not match its reference is an error that names the item instead of a metric of 0.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Tally:
 def mipi(rows: Iterable[Row]) -> dict[str, float]:
     """All metrics of one student. The six are 0 where no row belongs to them; the others are absent then.
 
-    Beside the six and ``composite``: key_distortion_recall (the accuracy is a precision: it can be gamed by naming few),
-    detection_map (distortion mAP of the detection answers alone: the official one also counts the boxes of region
-    answers, so that a true box that both name is once a false positive), mos_srcc, mos_plcc, mos_rmse,
+    Beside the six and ``composite``: key_distortion_recall (the accuracy is a precision: it can be gamed by naming
+    few), detection_map (distortion mAP of the detection answers alone: the official one also counts the boxes of
+    region answers, so that a true box that both name is once a false positive), mos_srcc, mos_plcc, mos_rmse,
     choice_accuracy/<kind>. Raises ValueError on a gold that cannot be read.
     """
     tally = tally_rows(list(rows))
@@ -114,9 +114,7 @@ def tally_rows(rows: Sequence[Row], photographs: Sequence[str] | None = None) ->
     return tally_documents(submission, reference, groups, len(axis))
 
 
-def tally_documents(
-    submission: Submission, reference: Reference, groups: Mapping[str, int], num_groups: int
-) -> Tally:
+def tally_documents(submission: Submission, reference: Reference, groups: Mapping[str, int], num_groups: int) -> Tally:
     """Tally a submission against its reference. groups: image -> unit of the resampling."""
     counts: Counts = defaultdict(lambda: (np.zeros(num_groups), np.zeros(num_groups)))
     metadata = {item["image"]: item for item in reference.metadata}
@@ -143,7 +141,9 @@ def _count_choices(counts: Counts, submission: Submission, reference: Reference,
 
 
 def chosen_candidate(item: Document) -> str:
-    """The candidate named by the first character of ``pred_ans``. Raises ValueError where the official scorer gives 0."""
+    """The candidate named by the first character of ``pred_ans``. Raises ValueError where the official scorer gives
+    0.
+    """
     text = str(item["pred_ans"]).strip()
     index = ord(text[0]) - ord("A") if text else -1
     if not 0 <= index < len(item["candidates"]):
@@ -174,7 +174,9 @@ def num_matched(these: Sequence[ClassBox], those: Sequence[ClassBox]) -> int:
 
 
 def class_boxes(distortions: Iterable[Document]) -> list[ClassBox]:
-    """(class, box) of the official files' distortions; "No distortion" and entries without four coordinates left out."""
+    """(class, box) of the official files' distortions; "No distortion" and entries without four coordinates left
+    out.
+    """
     boxes: list[ClassBox] = []
     for entry in distortions:
         name, corners = str(entry.get("distortion")), entry.get("coordinates") or ()

@@ -1,7 +1,7 @@
 """The best blind answers: what a student earns that has learnt the training set's frequencies and never looks.
 
-    constants = best_constant(train_questions, config.rewards)
-    answer = constants[(row["sub_task"], row["kind"])].answer_to(row)
+constants = best_constant(train_questions, config.rewards)
+answer = constants[(row["sub_task"], row["kind"])].answer_to(row)
 """
 
 from __future__ import annotations
@@ -75,8 +75,15 @@ def _best_choice(rows: list[Mapping[str, Any]]) -> Constant:
     by_letter = Constant(chr(ord("A") + letter), (), num_right / len(rows))
     ranked = tuple(sorted(offered, key=lambda text: (-right[text] / offered[text], -offered[text], text)))
     by_text = Constant(by_letter.answer, ranked, 0.0)
-    num_right = sum(read_choice(by_text.answer_to(row), _options(row)) == read_choice(str(row["answer"]), _options(row)) for row in rows)
-    return Constant(by_letter.answer, ranked, num_right / len(rows)) if num_right / len(rows) > by_letter.accuracy else by_letter
+    num_right = sum(
+        read_choice(by_text.answer_to(row), _options(row)) == read_choice(str(row["answer"]), _options(row))
+        for row in rows
+    )
+    return (
+        Constant(by_letter.answer, ranked, num_right / len(rows))
+        if num_right / len(rows) > by_letter.accuracy
+        else by_letter
+    )
 
 
 def _best_answer(rows: list[Mapping[str, Any]], rewards: RewardsConfig) -> Constant:

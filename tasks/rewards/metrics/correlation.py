@@ -21,7 +21,9 @@ def weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def weighted_ranks(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ranks of x (items,) where item i stands ``weights[r, i]`` times; ties share their mean rank. (replicates, items)."""
+    """Ranks of x (items,) where item i stands ``weights[r, i]`` times; ties share their mean rank. (replicates,
+    items).
+    """
     order = np.argsort(x, kind="stable")
     in_order = weights[:, order]
     values, first = np.unique(x[order], return_index=True)

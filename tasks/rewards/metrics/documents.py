@@ -2,14 +2,14 @@
 
 Metrics are computed on these objects whether they come from memory or from files, so both agree exactly.
 
-submission: perception.json [{id, concern, question, image, candidates, pred_ans}], grounding.json [{id, image, question,
-question_type, pred_ans, distortions: [{distortion, severity, coordinates}]}], description.json [{id, image, pred_ans,
-all_distortions, key_distortions, image_quality}], scoring.json [{id, image, pred_mos}]. reference: mcq.json [{id, image,
-candidates, correct_ans}], reg-p_bench.json [{id, image, question, distortions}], bench_metadata.json [{image, mos, level,
-distortions: [{.., significance_score}]}].
+submission: perception.json [{id, concern, question, image, candidates, pred_ans}], grounding.json [{id, image,
+question, question_type, pred_ans, distortions: [{distortion, severity, coordinates}]}], description.json [{id, image,
+pred_ans, all_distortions, key_distortions, image_quality}], scoring.json [{id, image, pred_mos}]. reference: mcq.json
+[{id, image, candidates, correct_ans}], reg-p_bench.json [{id, image, question, distortions}], bench_metadata.json
+[{image, mos, level, distortions: [{.., significance_score}]}].
 
-How the official traps are avoided: every choice is exported as a capital letter within range (an unreadable answer as an
-additional candidate "No answer", which is wrong but does not zero the metric); every grounding item bears its
+How the official traps are avoided: every choice is exported as a capital letter within range (an unreadable answer as
+an additional candidate "No answer", which is wrong but does not zero the metric); every grounding item bears its
 ``question_type``; "No distortion" is exported as no box; names are in ViDA-UGC's spelling ("Blocking artifacts"), and
 names that are no known distortion are left out; end-of-turn tokens and closing line ends are stripped.
 """
@@ -166,9 +166,9 @@ def _picture(metadata: dict[str, Document], image: str) -> Document:
 
 
 def _finished(picture: Document) -> Document:
-    """A picture of the metadata: its distortions are the detection gold's, else the description gold's; the key ones have
-    significance 1, the others 0 (of the gold text only the order of significance is known)."""
-    distortions = picture.get("detected", picture.get("described", []))
+    """A picture of the metadata: its distortions are the detection gold's, else the description gold's; the key ones
+    have significance 1, the others 0 (of the gold text only the order of significance is known)."""
+    distortions: list[Document] = picture["detected"] if "detected" in picture else picture.get("described") or []
     key = [(d["distortion"], d["coordinates"]) for d in picture.get("key", [])]
     scored = [{**d, "significance_score": float((d["distortion"], d["coordinates"]) in key)} for d in distortions]
     return {**{name: picture[name] for name in ("image", "mos", "level")}, "distortions": scored}
@@ -203,7 +203,9 @@ def write_documents(documents: Submission | Reference, folder: Path) -> list[Pat
 
 
 def read_submission(folder: Path) -> Submission:
-    """A submission from its files; a missing file is an empty list. Raises ValueError naming a file that cannot be used."""
+    """A submission from its files; a missing file is an empty list. Raises ValueError naming a file that cannot be
+    used.
+    """
     return Submission(**{name: _read(folder / file) for name, file in SUBMISSION_FILES.items()})
 
 

@@ -22,9 +22,9 @@ def bootstrap(
 ) -> tuple[dict[str, dict[str, Interval]], dict[tuple[str, str], dict[str, Interval]]]:
     """Intervals per student, and of the difference a - b per ordered pair of students.
 
-    Returns ({student: {metric: (mean, low, high)}}, {(a, b): {metric: (mean, low, high)}}). ``mean`` is the point estimate
-    on all data, not the mean of the replicates; low and high are percentiles of the replicates. A metric that one of two
-    students lacks is absent from their difference.
+    Returns ({student: {metric: (mean, low, high)}}, {(a, b): {metric: (mean, low, high)}}). ``mean`` is the point
+    estimate on all data, not the mean of the replicates; low and high are percentiles of the replicates. A metric
+    that one of two students lacks is absent from their difference.
     """
     photographs = sorted({str(row["source_photograph"]) for rows in rows_by_student.values() for row in rows})
     weights = draw(len(photographs), replicates, seed)

@@ -32,14 +32,18 @@ def temporal_metrics(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def tracking_metrics(rows: Iterable[Row]) -> dict[str, float]:
-    """Average overlap and success rates at IoU >= .5 and .75 over all frames (GOT-10k). A track of another length: 0."""
+    """Average overlap and success rates at IoU >= .5 and .75 over all frames (GOT-10k). A track of another length:
+    0.
+    """
     overlaps: list[float] = []
     for row in rows:
         gold, found = read_boxes(row["gold"]), read_boxes(row["answer"])
         if not gold:
             raise ValueError(f"the gold {row['gold']!r} is no list of boxes")
         fits = found is not None and len(found) == len(gold)
-        overlaps += tracking_overlaps([g.box for g in gold], [f.box for f in found or ()]) if fits else [0.0] * len(gold)
+        overlaps += (
+            tracking_overlaps([g.box for g in gold], [f.box for f in found or ()]) if fits else [0.0] * len(gold)
+        )
     rates = {f"success@{t}": sum(o >= t for o in overlaps) / max(1, len(overlaps)) for t in SUCCESS_AT}
     return {"average_overlap": sum(overlaps) / max(1, len(overlaps)), **rates}
 

@@ -1,0 +1,124 @@
+"""Numbers: reading, numerical, regression, tolerances, mean relative accuracy."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline_config.schema import RewardsConfig
+from tasks.rewards.answers.numbers import read_number, read_quantity
+from tasks.rewards.examples import turn
+from tasks.rewards.numeric import mean_relative_accuracy
+from tasks.rewards.score import score
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "unit"),
+    [
+        ("3.42", 3.42, ""),
+        (" 3.42. ", 3.42, ""),
+        ("-7", -7.0, ""),
+        ("+7", 7.0, ""),
+        (".5", 0.5, ""),
+        ("1,234.5 kg", 1234.5, "kg"),
+        ("12,345,678", 12345678.0, ""),
+        ("$5", 5.0, ""),
+        ("50%", 50.0, "%"),
+        ("-2e3", -2000.0, ""),
+        ("9.81 m/s^2", 9.81, "m/s^2"),
+        ("20 °C", 20.0, "°C"),
+        ("3 square metres", 3.0, "square metres"),
+    ],
+)
+def test_one_number_with_its_unit(field: str, value: float, unit: str) -> None:
+    quantity = read_quantity(field)
+    assert quantity is not None
+    assert (quantity.value, quantity.unit) == (value, unit)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "",
+        "a number between 0 and 10",
+        "3 or 4",
+        "3-4",
+        "3 4",
+        "1,23",
+        "nan",
+        "inf",
+        "1e999",
+        "about 3",
+        "3, 4",
+        "0 to 10",
+    ],
+)
+def test_everything_else_is_no_number(field: str) -> None:
+    assert read_quantity(field) is None
+
+
+def test_fractions_are_read_as_numbers_only() -> None:
+    assert read_number("3/4") == 0.75
+    assert read_number("3/0") is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "expected"),
+    [
+        ("12", "12", 1.0),
+        ("12", "12.0", 0.0),
+        ("12.0", "12", 0.0),
+        ("12.341", "12.349", 0.0),
+        ("12.341", "12.344", 1.0),
+        ("1234", "1,234", 1.0),
+        ("12", "13", 0.0),
+        ("12", "twelve", 0.0),
+    ],
+)
+def test_numerical_of_video_r1(gold: str, answer: str, expected: float, rewards: RewardsConfig) -> None:
+    sample = {"problem_type": "numerical", "answer": gold}
+    assert score(sample, turn(answer), rewards).accuracy == expected
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "expected"),
+    [("4", "3", 0.75), ("4", "5", 0.75), ("4", "100", 0.0), ("-4", "-4", 1.0), ("0", "0", 1.0), ("0", "1", 0.0)],
+)
+def test_regression_is_one_minus_the_relative_error(
+    gold: str, answer: str, expected: float, rewards: RewardsConfig
+) -> None:
+    assert score({"problem_type": "regression", "answer": gold}, turn(answer), rewards).accuracy == expected
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "gold", "answer", "expected"),
+    [
+        ("mathematics", "1", "1.0000009", 1.0),
+        ("mathematics", "1", "1.000002", 0.0),
+        ("mathematics", "0.75", "3/4", 1.0),
+        ("mathematics", "x + 1", "x+1", 1.0),
+        ("mathematics", "x + 1", "x+2", 0.0),
+        ("mathematics", "5", "a number between 0 and 10", 0.0),
+        ("physics", "100000", "100000.9", 1.0),
+        ("physics", "100000", "100002", 0.0),
+        ("physics", "9.81 m/s^2", "9.81 m/s", 0.0),
+        ("chart", "100", "102.4", 1.0),
+        ("chart", "100", "102.6", 0.0),
+        ("chart", "2021", "2020", 0.0),
+        ("chart", "2021", "2021", 1.0),
+        ("chart", "2021.0", "2020", 1.0),
+    ],
+)
+def test_tolerances_of_glm(problem_type: str, gold: str, answer: str, expected: float, rewards: RewardsConfig) -> None:
+    sample = {"problem_type": problem_type, "question": "How much?", "answer": gold}
+    completion = f"<think>x</think><answer>It is <|begin_of_box|>{answer}<|end_of_box|>.</answer>"
+    scored = score(sample, completion, rewards)
+    assert scored.accuracy == expected
+    assert scored.parts["format_boxed"] == 1.0
+    assert scored.total == expected + 1.0
+
+
+def test_mean_relative_accuracy() -> None:
+    assert mean_relative_accuracy([1.0], [1.0]) == 1.0
+    assert mean_relative_accuracy([None, 3.0], [1.0, 1.0]) == 0.0
+    # relative error .2 is below 1 - t for t = .5, .55, .. .75: six of ten thresholds
+    assert mean_relative_accuracy([1.2], [1.0]) == pytest.approx(0.6)
