@@ -23,7 +23,7 @@ def training_pool(difficulty: Sequence[Row], config: GrpoConfig, seed: int) -> t
     if not difficulty:
         raise ContractError("difficulty: holds no mined prompt; raise mine.prompts or check mine.sub_tasks")
     wanted = {"hard", "easy"} if config.pool == "hard" else {"random"}
-    ids = [row["dialogue_id"] for row in difficulty if wanted & set(row["pool"].split("+"))]
+    ids = [row["dialogue_id"] for row in difficulty if row["pool"] in wanted]
     if config.pool == "random" and not ids:
         raise ConfigError("grpo.pool: random, but no mined prompt is marked so; set mine.random_control to true")
     others = sorted({row["dialogue_id"] for row in difficulty} - set(ids))

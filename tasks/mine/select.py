@@ -8,8 +8,8 @@ counts. A merged prompt is right in parts, so the rule here is about the k accur
 - hard: not easy, and the k rewards differ. That is all GRPO can learn from: equal rewards have no advantage.
 - dropped: every rollout equally wrong, or a solved prompt beyond the easy pool.
 
-``pool`` is one string per prompt. The random control is a membership of its own, so a prompt can stand in both:
-"hard", "easy", "dropped", "random", "hard+random" or "easy+random". Read it with `in_pool`.
+Every mined prompt has one row with its verdict. The random control stands beside: a prompt that is drawn for it has a
+second row, pool "random", so both sets can be selected by their pool alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+POOLS = ("hard", "easy", "dropped", "random")
 EQUAL = 1e-6  # accuracy rewards closer than this count as equal
 
 
@@ -31,11 +32,6 @@ class Mined:
     sub_task: str
     rewards: Sequence[float]
     completions: Sequence[str] = field(default=())
-
-
-def in_pool(pool: str, name: str) -> bool:
-    """True if a prompt whose ``pool`` column reads ``pool`` belongs to ``name`` ("hard", "easy", "random")."""
-    return name in pool.split("+")
 
 
 def num_all_right(rewards: Sequence[float], right_above: float) -> int:
@@ -60,10 +56,10 @@ def verdict(rewards: Sequence[float], right_above: float) -> tuple[str, str]:
 def select(
     mined: Sequence[Mined], *, right_above: float, easy_pool: int, random_control: bool, seed: int
 ) -> list[dict[str, Any]]:
-    """Rows of the DIFFICULTY table, in the order of ``mined``.
+    """Rows of the DIFFICULTY table: the verdicts in the order of ``mined``, then the random control's.
 
-    easy_pool: solved prompts kept. random_control: also mark a random set, as large as the hard and easy pools
-    together (what GRPO trains on under ``pool: hard``), drawn from all mined prompts.
+    easy_pool: solved prompts kept. random_control: also draw a random set from all mined prompts, as large as the hard
+    and easy pools together, which is what GRPO trains on under ``pool: hard``.
     """
     verdicts = [verdict(prompt.rewards, right_above) for prompt in mined]
     easy_rng, random_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
@@ -73,28 +69,21 @@ def select(
         if i not in kept:
             verdicts[i] = ("dropped", f"{verdicts[i][1]}, beyond the easy pool of {easy_pool}")
     num_random = sum(pool != "dropped" for pool, _ in verdicts) if random_control else 0
-    random_set = set(random_rng.permutation(len(mined))[:num_random].tolist())
+    drawn = sorted(random_rng.permutation(len(mined))[:num_random].tolist())
     return [
-        _row(prompt, pool, why, i in random_set, right_above)
-        for i, (prompt, (pool, why)) in enumerate(zip(mined, verdicts, strict=True))
+        *(_row(prompt, *found, right_above) for prompt, found in zip(mined, verdicts, strict=True)),
+        *(_row(mined[i], "random", f"drawn for the random control; {verdicts[i][1]}", right_above) for i in drawn),
     ]
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Sizes of the pools and the mean pass rate, for the run's summary."""
     pools = [row["pool"] for row in rows]
-    sizes = {name: sum(in_pool(pool, name) for pool in pools) for name in ("hard", "easy", "random")}
-    return {
-        **{f"num_{name}": float(size) for name, size in sizes.items()},
-        "num_dropped": float(len(pools) - sizes["hard"] - sizes["easy"]),
-        "pass_rate": float(np.mean([row["pass_rate"] for row in rows])),
-    }
+    mined = [row["pass_rate"] for row in rows if row["pool"] != "random"]
+    return {**{f"num_{name}": float(pools.count(name)) for name in POOLS}, "pass_rate": float(np.mean(mined))}
 
 
-def _row(prompt: Mined, pool: str, why: str, is_random: bool, right_above: float) -> dict[str, Any]:
-    if is_random:
-        pool = "random" if pool == "dropped" else f"{pool}+random"
-        why = f"{why}; drawn for the random control"
+def _row(prompt: Mined, pool: str, why: str, right_above: float) -> dict[str, Any]:
     return {
         "dialogue_id": prompt.dialogue_id,
         "sub_task": prompt.sub_task,

@@ -13,7 +13,8 @@ from tasks.grpo.pool import probe_set, training_pool
 MINED = [
     {"dialogue_id": i, "pool": pool}
     for i, pool in [
-        ("a", "hard"), ("b", "hard+random"), ("c", "easy"), ("d", "dropped"), ("e", "random"), ("f", "dropped"),
+        ("a", "hard"), ("b", "hard"), ("c", "easy"), ("d", "dropped"), ("e", "dropped"), ("f", "dropped"),
+        ("b", "random"), ("e", "random"),
     ]
 ]  # fmt: skip
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.launcher.child import run_child
 from tasks.launcher.job import Job
+from tasks.tracking.log import METRICS_MARK
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -86,3 +88,15 @@ def test_two_processes_share_the_prompts_of_a_step(make_job: Callable[..., Job])
         assert entry["grad_norm"] > 0
     facts = json.loads((job.folder / "result.json").read_text())
     assert facts["probe_after"] != facts["probe_before"]
+
+
+def test_the_launcher_starts_it_and_hears_its_progress(make_job: Callable[..., Job]) -> None:
+    job = make_job(steps=2, rubric="format")
+    heard: list[dict[str, float]] = []
+    facts = run_child("tasks.grpo.train", job.to_dict(), job.folder, on_progress=heard.append)
+    assert facts == {"steps": 2, "num_prompts": 12, "num_filled_up": 0, "num_rollouts": 16}
+    assert [(line["done"], line["total"]) for line in heard] == [(1, 2), (2, 2)]
+    log = (job.folder / "child.log").read_text()
+    sent = [json.loads(line.removeprefix(METRICS_MARK)) for line in log.splitlines() if line.startswith(METRICS_MARK)]
+    assert [line["step"] for line in sent] == [1, 2]
+    assert {"reward", "entropy", "zero_variance_share", "grad_norm"} <= set(sent[0]["metrics"])
