@@ -13,7 +13,7 @@ import pytest
 from data_contracts.check import ContractError, check
 from pipeline_config.schema import ConfigError, IngestConfig, load_config
 from tasks.ingest.ingest import Ingested, ingest
-from tasks.ingest.sources import findings
+from tasks.ingest.sources import open_sources
 from tasks.rewards.health import gold_findings
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "vida"
@@ -26,6 +26,10 @@ def _config(folder: Path = FIXTURE, metadata: str = "metadata.json", **source: A
 
 def _ingest(tmp_path: Path, config: IngestConfig) -> Ingested:
     return ingest(config, seed=3, folder=tmp_path / "media")
+
+
+def _findings(config: IngestConfig) -> list[str]:
+    return [finding for source in open_sources(config, 0) for finding in source.findings()]
 
 
 def test_three_pictures(tmp_path: Path) -> None:
@@ -154,18 +158,18 @@ def test_names_and_severities_are_read_as_vida_spells_them(tmp_path: Path) -> No
 
 def test_what_is_missing_is_named_before_anything_is_read(tmp_path: Path) -> None:
     config = _config(tmp_path, conversations=(tmp_path / "mcq.jsonl",))
-    named = findings(config)
+    named = _findings(config)
     assert [finding.split(";")[0] for finding in named] == [
-        f"vida: {tmp_path / 'images'}: no such folder",
-        f"vida: {tmp_path / 'metadata.json'}: no such file",
-        f"vida: {tmp_path / 'mcq.jsonl'}: no such file",
+        f"{tmp_path / 'images'}: no such folder",
+        f"{tmp_path / 'metadata.json'}: no such file",
+        f"{tmp_path / 'mcq.jsonl'}: no such file",
     ]
     with pytest.raises(ConfigError, match=r"metadata\.json: no such file"):
         _ingest(tmp_path, config)
     (tmp_path / "images").mkdir()
     (tmp_path / "metadata.json").write_text("[]")
-    assert findings(_config(tmp_path)) == [
-        f"vida: {tmp_path / 'images'}: is empty; put the images into it or correct ingest.sources.images"
+    assert _findings(_config(tmp_path)) == [
+        f"{tmp_path / 'images'}: is empty; put the images into it or correct ingest.sources.images"
     ]
     for text, message in (("[]", "holds no record"), ("[{]", r"no valid JSON at line 1"), ("\xff", "UTF-8")):
         (tmp_path / "metadata.json").write_bytes(text.encode("latin-1"))

@@ -24,8 +24,3 @@ def open_sources(config: IngestConfig, seed: int) -> list[Source]:
 
             sources.append(DegradedPhotographs(source, seed=(seed, number)))
     return sources
-
-
-def findings(config: IngestConfig) -> list[str]:
-    """What is missing for this config's sources, one sentence each with its cure."""
-    return [f"{source.name}: {finding}" for source in open_sources(config, 0) for finding in source.findings()]
