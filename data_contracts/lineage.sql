@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS run (
     reason VARCHAR,                -- why it failed
     reused_run_id VARCHAR,         -- of a cached stage: the stage's run that made what was reused
     mlflow_run_id VARCHAR,
+    mlflow_url VARCHAR,
     seed BIGINT,
     config JSON,                   -- of a pipeline's run: the whole configuration
     facts JSON                     -- numbers and short words the stage noted

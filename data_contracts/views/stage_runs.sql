@@ -30,6 +30,7 @@ SELECT
     maker.parent_run_id AS made_by_run_id,
     maker.seconds AS made_in_seconds,
     maker.mlflow_run_id,
+    maker.mlflow_url,
     maker.facts
 FROM run AS stage
 JOIN run AS pipeline ON pipeline.run_id = stage.parent_run_id

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.launcher.job import (
-    ERROR_MARK,
     EXIT_DISK_FULL,
     EXIT_OUT_OF_MEMORY,
     EXIT_USER,
+    FAILURE_FILE,
     GRACE_SECONDS,
     JOB_FILE,
     LIFELINE_VARIABLE,
@@ -37,8 +37,9 @@ from tasks.launcher.job import (
     RESULT_FILE,
     write_atomically,
 )
+from tasks.tracking.log import METRICS_MARK
 
-# Prefect sends what is logged under this name to its server, with the task run's id; without Prefect it is a plain name.
+# Prefect sends what is logged under this name to its server, with the task run's id; without it, it is a plain name.
 LOGGER = logging.getLogger("prefect.task_runs.discern")
 LOG_FILE = "child.log"
 TAIL_LINES = 20
@@ -52,15 +53,15 @@ class ChildFailed(RuntimeError):
     """A child ended with an exit code that is not 0.
 
     returncode: as `subprocess` tells it (negative = ended by that signal). retryable: False where the user has to
-    change something first. tail: the last lines it wrote.
+    change something first; the message is then what the child said. tail: the last lines it wrote.
     """
 
-    def __init__(self, module: str, returncode: int, retryable: bool, tail: list[str], log: Path) -> None:
-        self.module, self.returncode, self.retryable, self.tail, self.log = module, returncode, retryable, tail, log
-        super().__init__(_failure_message(module, returncode, tail, log))
+    def __init__(self, message: str, returncode: int, retryable: bool, tail: list[str]) -> None:
+        self.returncode, self.retryable, self.tail = returncode, retryable, tail
+        super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.module, self.returncode, self.retryable, self.tail, self.log)
+        return type(self), (str(self), self.returncode, self.retryable, self.tail)
 
 
 def run_child(
@@ -70,18 +71,21 @@ def run_child(
     *,
     devices: int = 1,
     env: Mapping[str, str] | None = None,
-    on_progress: Callable[[dict[str, float]], None] | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run `module` on a job and return the facts it wrote.
 
     job: as `Job.to_dict` gives it. folder: holds ``job.json``, ``result.json`` and ``child.log`` and survives a retry.
-    devices: processes; more than one go through torchrun. env: added to this process's environment. on_line: called
-    for every other line of output (default: logged).
+    devices: processes; more than one go through torchrun. env: added to this process's environment. on_progress,
+    on_metrics: called with what `job.progress` and `tracking.log.MetricLog` send; on_line: with every other line of
+    output (default: logged).
     Raises ChildFailed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT_FILE).unlink(missing_ok=True)
+    for stale in (RESULT_FILE, FAILURE_FILE):
+        (folder / stale).unlink(missing_ok=True)
     write_atomically(folder / JOB_FILE, json.dumps(job))
     command = [*_launcher(devices), module, str(folder / JOB_FILE)]
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -90,15 +94,15 @@ def run_child(
             log.write(line + "\n")
             log.flush()
             if line.startswith(PROGRESS_MARK):
-                _hand_over(line, on_progress)
+                _hand_over(line.removeprefix(PROGRESS_MARK), on_progress)
+            elif line.startswith(METRICS_MARK):
+                _hand_over(line.removeprefix(METRICS_MARK), on_metrics)
             elif line.strip():
                 tail.append(line)
                 (on_line or LOGGER.info)(line)
         returncode = process.wait()
     if returncode != 0:
-        # Exit code 1 of torchrun hides its ranks' codes; a user's error is still told by the ranks' own words.
-        retryable = returncode not in (EXIT_USER, EXIT_DISK_FULL)
-        raise ChildFailed(module, returncode, retryable, list(tail), folder / LOG_FILE)
+        raise _failure(module, returncode, list(tail), folder)
     return dict(json.loads((folder / RESULT_FILE).read_text()))
 
 
@@ -157,7 +161,7 @@ def _started(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Pop
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env=env,
         start_new_session=True,
@@ -220,26 +224,28 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def _hand_over(line: str, on_progress: Callable[[dict[str, float]], None] | None) -> None:
+def _hand_over(sent: str, receive: Callable[[dict[str, Any]], None] | None) -> None:
     try:
-        figures = json.loads(line.removeprefix(PROGRESS_MARK))
+        figures = json.loads(sent)
     except json.JSONDecodeError:
-        LOGGER.info(line)  # torn by another rank's output: worth a look, not a failure
+        LOGGER.info(sent)  # torn by another rank's output: worth a look, not a failure
         return
-    if on_progress is not None:
-        on_progress(figures)
+    if receive is not None:
+        receive(figures)
 
 
-def _failure_message(module: str, returncode: int, tail: list[str], log: Path) -> str:
-    said = [line.removeprefix(ERROR_MARK) for line in tail if line.startswith(ERROR_MARK)]
-    if returncode == EXIT_USER and said:
-        return said[-1]
-    if returncode < 0:
-        how = f"was ended by {signal.Signals(-returncode).name}"
-    elif returncode == EXIT_OUT_OF_MEMORY:
-        how = "ran out of memory"
-    elif returncode == EXIT_DISK_FULL:
-        how = "found the disk full"
+def _failure(module: str, returncode: int, tail: list[str], folder: Path) -> ChildFailed:
+    """What a child's end means. Its own word counts more than the exit code, which torchrun does not pass on."""
+    said: dict[str, Any] = {"code": returncode, "message": ""}
+    if (folder / FAILURE_FILE).exists() and returncode > 0:
+        said = json.loads((folder / FAILURE_FILE).read_text())
+    code = int(said["code"])
+    if code in (EXIT_USER, EXIT_DISK_FULL) and said["message"]:
+        return ChildFailed(str(said["message"]), code, False, tail)
+    if code < 0:
+        how = f"was ended by {signal.Signals(-code).name}"
     else:
-        how = f"ended with exit code {returncode}"
-    return f"{module} {how}; its whole output is in {log}; the last lines:\n" + "\n".join(tail)
+        how = "ran out of memory" if code == EXIT_OUT_OF_MEMORY else f"ended with exit code {code}"
+    log = folder / LOG_FILE
+    message = f"{module} {how}; its whole output is in {log}; the last lines:\n" + "\n".join(tail)
+    return ChildFailed(message, code, code != EXIT_USER, tail)

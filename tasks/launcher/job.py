@@ -14,9 +14,11 @@ memory (retried); anything else a crash (retried).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -35,6 +37,7 @@ EXIT_OUT_OF_MEMORY = os.EX_TEMPFAIL
 PROGRESS_MARK = "@progress "
 ERROR_MARK = "error: "
 RESULT_FILE = "result.json"
+FAILURE_FILE = "failure.json"
 JOB_FILE = "job.json"
 LIFELINE_VARIABLE = "DISCERN_LIFELINE"
 GRACE_SECONDS = 10.0
@@ -42,6 +45,20 @@ GRACE_SECONDS = 10.0
 
 class DiskFull(OSError):
     """No room left; the message names the path, the bytes needed and the cure. Never retried."""
+
+
+def disk_full(path: Path, num_bytes: int = 0) -> DiskFull:
+    """The error to raise where `path` could not be written; num_bytes: how many it needs, 0 = unknown."""
+    needed = f"about {num_bytes / 2**20:,.0f} MB are needed, " if num_bytes else ""
+    return DiskFull(
+        f"{path}: no room left to write it: {needed}{free_bytes(path) / 2**20:,.0f} MB are free; free some, or set "
+        "DISCERN_HOME to a folder on another disk, then run the same command again"
+    )
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the disk that `path` is on, or would be."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
 
 
 @dataclass(frozen=True)
@@ -117,24 +134,33 @@ def child_main(run: Callable[[Job], dict[str, Any]]) -> None:
         if is_rank_zero():
             write_atomically(job_file.parent / RESULT_FILE, json.dumps(facts))
     except Exception as error:
-        sys.exit(_exit_code(error))
+        sys.exit(_failed(error, job_file.parent))
     sys.exit(0)
 
 
-def _exit_code(error: Exception) -> int:
+def _failed(error: Exception, folder: Path) -> int:
+    """Say it on stderr and in a file (torchrun answers 1 whatever its ranks' exit codes are); returns the exit code."""
+    code, message = _classified(error, folder)
+    print(f"{ERROR_MARK}{message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        if not (folder / FAILURE_FILE).exists():  # the first rank to fail knows why
+            write_atomically(folder / FAILURE_FILE, json.dumps({"code": code, "message": message}))
+    return code
+
+
+def _classified(error: Exception, folder: Path) -> tuple[int, str]:
     from data_contracts.check import ContractError
     from pipeline_config.schema import ConfigError
 
-    if isinstance(error, ConfigError | ContractError):
-        print(f"{ERROR_MARK}{error}", file=sys.stderr, flush=True)
-        return EXIT_USER
-    traceback.print_exc()
-    print(f"{ERROR_MARK}{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not isinstance(error, DiskFull):
+        error = disk_full(Path(error.filename) if isinstance(error.filename, str) else folder)
+    if isinstance(error, ConfigError | ContractError | DiskFull):
+        return EXIT_DISK_FULL if isinstance(error, DiskFull) else EXIT_USER, str(error)
+    traceback.print_exception(error)
+    message = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
-        return EXIT_OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return EXIT_DISK_FULL
-    return EXIT_USER if isinstance(error, ValueError) else 1
+        return EXIT_OUT_OF_MEMORY, message
+    return EXIT_USER if isinstance(error, ValueError) else 1, message
 
 
 def _is_torch_out_of_memory(error: Exception) -> bool:

@@ -74,7 +74,13 @@ class Lineage:
 
     # --------------------------------------------------------------------------------------------------- stages' runs
     def record_stage(
-        self, run: Run, stage: str, inputs: Mapping[str, Ref], source_digest: str, mlflow_run_id: str | None = None
+        self,
+        run: Run,
+        stage: str,
+        inputs: Mapping[str, Ref],
+        source_digest: str,
+        mlflow_run_id: str | None = None,
+        mlflow_url: str | None = None,
     ) -> str:
         """A stage's run has begun, or is tried again. Returns its id."""
         run_id, job_id = stage_run_id(run.run_id, stage), text_digest(f"{stage}/{source_digest}")
@@ -83,11 +89,12 @@ class Lineage:
                 "INSERT INTO job VALUES (?, ?, ?) ON CONFLICT DO NOTHING", [job_id, stage, source_digest]
             )
             connection.execute(
-                """INSERT INTO run (run_id, parent_run_id, name, job_id, state, attempts, started_at, mlflow_run_id)
-                   VALUES (?, ?, ?, ?, 'running', 1, ?, ?)
+                """INSERT INTO run (run_id, parent_run_id, name, job_id, state, attempts, started_at, mlflow_run_id,
+                                    mlflow_url)
+                   VALUES (?, ?, ?, ?, 'running', 1, ?, ?, ?)
                    ON CONFLICT (run_id) DO UPDATE
                    SET state = 'running', attempts = attempts + 1, reason = NULL, job_id = excluded.job_id""",
-                [run_id, run.run_id, stage, job_id, _now(), mlflow_run_id],
+                [run_id, run.run_id, stage, job_id, _now(), mlflow_run_id, mlflow_url],
             )
             for name, ref in inputs.items():
                 _insert_dataset(connection, ref, None)
@@ -158,12 +165,14 @@ class Lineage:
     def stage_run(self, run: Run, stage: str) -> dict[str, Any] | None:
         """The stage's row in this pipeline's run, None if it has none.
 
-        Columns of ``run``; ``made_by_run_id`` (pipeline's run), ``made_in_seconds``, ``num_quarantined``,
-        ``mlflow_run_id`` and ``facts`` are those of the run that made its output, for a cached stage an earlier one.
+        Columns of ``run``, of which ``mlflow_run_id``, ``mlflow_url`` and ``facts`` are those of the run that made the
+        output, for a cached stage an earlier one; as are ``made_by_run_id`` (the pipeline's run), ``made_in_seconds``
+        and ``num_quarantined``.
         """
         rows = self.read(
             """SELECT run.*, maker.parent_run_id AS made_by_run_id, maker.seconds AS made_in_seconds,
-                      maker.mlflow_run_id AS maker_mlflow_run_id, maker.facts AS maker_facts,
+                      maker.mlflow_run_id AS maker_mlflow_run_id, maker.mlflow_url AS maker_mlflow_url,
+                      maker.facts AS maker_facts,
                       (SELECT count(DISTINCT (kind, row_id)) FROM quarantined WHERE run_id = maker.run_id)
                       AS num_quarantined
                FROM run LEFT JOIN run maker ON maker.run_id = coalesce(run.reused_run_id, run.run_id)
@@ -173,7 +182,7 @@ class Lineage:
         if not rows:
             return None
         row = rows[0]
-        row["mlflow_run_id"] = row.pop("maker_mlflow_run_id")
+        row["mlflow_run_id"], row["mlflow_url"] = row.pop("maker_mlflow_run_id"), row.pop("maker_mlflow_url")
         row["facts"] = json.loads(row.pop("maker_facts") or "{}")
         return row
 
