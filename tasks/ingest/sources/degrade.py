@@ -116,7 +116,8 @@ class DegradedPhotographs:
         pixels, distortions = pristine, list[dict[str, Any]]()
         if self._rng.random() >= self._config.pristine_share:
             pixels, distortions = self._distort(pristine, deck)
-        mos = round(pseudo_mos(pristine, pixels), 2)
+        alone = len(distortions) == 1  # then its significance is the score lost
+        mos = round(5.0 - distortions[0]["significance"] if alone else pseudo_mos(pristine, pixels), 2)
         path, probed = _publish(pixels, folder)
         return replace(
             item,
@@ -213,11 +214,11 @@ def _files(folder: Path) -> list[Path]:
 def _crop(photograph: Pixels, side: int, rng: np.random.Generator) -> Pixels:
     """A random square of the photograph scaled down; of several, the first that shows enough detail, else the best."""
     height, width = photograph.shape[:2]
-    best, most = None, -1.0
+    scale = min(1.0, side * rng.uniform(*_SCENE) / min(height, width))
+    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    scaled: Pixels = np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    best, most = scaled, -1.0
     for _ in range(_LAYOUT_TRIES):
-        scale = min(1.0, side * rng.uniform(*_SCENE) / min(height, width))
-        size = (max(side, round(width * scale)), max(side, round(height * scale)))
-        scaled: Pixels = np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         x, y = (int(rng.integers(0, edge - side + 1)) for edge in size)
         crop = np.ascontiguousarray(scaled[y : y + side, x : x + side])
         textured = _textured(crop)
@@ -225,7 +226,6 @@ def _crop(photograph: Pixels, side: int, rng: np.random.Generator) -> Pixels:
             best, most = crop, textured
         if most >= _LEAST_TEXTURED:
             break
-    assert best is not None
     return best
 
 
