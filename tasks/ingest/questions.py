@@ -3,7 +3,9 @@
 A question is asked only where its gold is certain: a distortion that occurs twice has no one position, a region that
 two distortions share has no one name, and a picture with a score but no distortions is asked for score and level only.
 ViDA-UGC's own expansion (11,848 images to 534,000 questions) is not published; the choice of questions and of wrong
-options is ours.
+options is ours. The choice questions of one picture share a prompt once they are merged, so none may give away another:
+they ask for the most significant distortion without naming it, and the place of it is asked once, among all places or
+among those of the picture's distortions.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from tasks.media.positions import POSITIONS
 Box = Sequence[int]
 _SHARED_REGION = 0.5  # a region covered this much by another distortion has no one name
 _NO_DISTORTION_OPTION = 0.25  # how often "No distortion" stands among the wrong options
-_ABSENT_SEVERITY = 0.5  # how often the severity of an absent distortion is asked, beside those of the present ones
 
 
 @dataclass(frozen=True)
@@ -133,31 +134,31 @@ def _type_choice(subject: _Subject) -> Iterator[Asked]:
 
 
 def _severity_choice(subject: _Subject) -> Iterator[Asked]:
-    grades = [wording.NOT_VISIBLE, *SEVERITIES]
-    asked = [(d["distortion"], d["severity"]) for d in subject.once()]
-    absent = subject.absent()
-    if absent and (not asked or subject.rng.random() < _ABSENT_SEVERITY):
-        asked.append((absent[0], wording.NOT_VISIBLE))
-    for name, severity in asked:
-        wrong = subject.shuffled([grade for grade in grades if grade != severity])
-        yield _choice(subject, "severity", wording.severity_question(name), severity, wrong)
+    if not subject.distortions:
+        yield _choice(subject, "severity", wording.HOW_SEVERE, wording.NOT_VISIBLE, subject.shuffled(SEVERITIES))
+    elif subject.named_key:
+        severity = subject.named_key["severity"]
+        wrong = subject.shuffled([grade for grade in (wording.NOT_VISIBLE, *SEVERITIES) if grade != severity])
+        yield _choice(subject, "severity", wording.HOW_SEVERE, severity, wrong)
 
 
 def _position_choice(subject: _Subject) -> Iterator[Asked]:
-    for d in subject.once():
-        wrong = subject.shuffled([position for position in POSITIONS if position != d["position"]])
-        yield _choice(subject, "position", wording.position_question(d["distortion"]), d["position"], wrong)
+    if subject.named_key and not _parts(subject):
+        position = subject.named_key["position"]
+        wrong = subject.shuffled([other for other in POSITIONS if other != position])
+        yield _choice(subject, "position", wording.WHERE_MOST, position, wrong)
 
 
 def _significance_choice(subject: _Subject) -> Iterator[Asked]:
-    key = subject.named_key
-    if key is None or len(subject.distortions) < 2:
-        return
-    right = wording.placed(key)
-    wrong = list(dict.fromkeys(wording.placed(d) for d in subject.distortions))
-    wrong = subject.shuffled([option for option in wrong if option != right])
-    if wrong:
-        yield _choice(subject, "significance", wording.WHICH_LOWERS_MOST, right, wrong)
+    wrong = _parts(subject)
+    if subject.named_key and wrong:
+        yield _choice(subject, "significance", wording.WHICH_PART, subject.named_key["position"], wrong)
+
+
+def _parts(subject: _Subject) -> list[str]:
+    """Where the lesser distortions are, if the key distortion is elsewhere."""
+    own = subject.named_key["position"] if subject.named_key else None
+    return subject.shuffled([p for p in dict.fromkeys(d["position"] for d in subject.distortions) if p != own])
 
 
 def _open_question(subject: _Subject) -> Iterator[Asked]:

@@ -20,7 +20,9 @@ SCORE = "Please rate the image quality from 1.00 (bad) to 5.00 (excellent)."
 LEVEL = "What is the quality level of the image: bad, poor, fair, good or excellent?"
 NEGATIVE_REGION = "No distortion affects this region."
 WHICH_MOST = "Which distortion affects the image most?"
-WHICH_LOWERS_MOST = "Which of these distortions lowers the quality most?"
+HOW_SEVERE = "How severe is the most significant distortion in the image?"
+WHERE_MOST = "Where is the most significant distortion in the image?"
+WHICH_PART = "Which part of the image has the distortion that lowers the quality most?"
 CHOICE_SUFFIX = "Answer with a single option's letter (A, B, C, ...) from the given choices directly."
 
 Distortion = Mapping[str, Any]  # a DISTORTION struct
@@ -45,14 +47,6 @@ def detections(distortions: Sequence[Distortion]) -> str:
     return ", ".join(labelled_box(d) for d in distortions) or f"{NO_DISTORTION}."
 
 
-def severity_question(name: str) -> str:
-    return f"How severe is the {name.lower()} in the image?"
-
-
-def position_question(name: str) -> str:
-    return f"Where is the {name.lower()} in the image?"
-
-
 def region_question(box: Sequence[int]) -> str:
     return f"What distortion affects this region {box_text(box)}?"
 
@@ -68,11 +62,6 @@ def distortion_question(name: str) -> str:
 def distortion_answer(distortion: Distortion) -> str:
     position = "whole" if distortion["position"] == WHOLE_PICTURE else distortion["position"]
     return f"{phrase(distortion)} affects the {position} of the image {box_text(distortion['box'])}."
-
-
-def placed(distortion: Distortion) -> str:
-    """A distortion with its place, as an option: "Noise, top left"."""
-    return f"{distortion['distortion']}, {distortion['position']}"
 
 
 def brief_answer(level: str, key: Distortion | None) -> str:
