@@ -140,7 +140,8 @@ def test_no_choice_question_of_a_picture_gives_away_another() -> None:
             assert set(asked) == {"type", "severity", "significance" if len(distortions) > 1 else "position"}
             for kind, question in asked.items():
                 stem = question["question"].split("\n")[0].lower()
-                assert "noise" not in stem and "blur" not in stem
+                assert "noise" not in stem
+                assert "blur" not in stem
                 if kind != "type":
                     assert not any("noise" in option.lower() for option in question["options"])
 
