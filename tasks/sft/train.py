@@ -18,7 +18,6 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 # isort: split
 import json
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +29,11 @@ from transformers import TrainerCallback, set_seed
 
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress
 from tasks.sft.dialogues import TrainingDialogues
-from tasks.sft.trainer import COMPLETE_FILE, SftTrainer, last_complete, training_arguments
+from tasks.sft.trainer import SftTrainer, training_arguments
 from tasks.student.checkpoint import load_student, replace_folder, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
+from tasks.student.trainer import discard_incomplete, last_complete, steps_done
 
 HISTORY_FILE = "history.json"
 QUARANTINE_FILE = "quarantine.parquet"
@@ -52,14 +52,16 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     freeze(student.model, job.config.sft.freeze)
     dialogues = TrainingDialogues(student, Path(job.inputs["dialogues"]), job.config.sft.max_tokens)
     trainer = SftTrainer(student, dialogues, job.config, args, callbacks)
-    checkpoint = _checkpoint_to_resume(job.folder / "checkpoints", trainer)
+    discard_incomplete(job.folder / "checkpoints")
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_complete(job.folder / "checkpoints")
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     facts = {
         "steps": trainer.state.global_step,
-        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+        "resumed_at": steps_done(checkpoint) if checkpoint else 0,
         "dialogues": len(dialogues),
         "quarantined": len(dialogues.quarantined),
         "tokens": round(sum(dialogues.lengths) * job.config.sft.epochs),
@@ -68,16 +70,6 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     }
     _write(job, student, trainer, history, dialogues.quarantined)
     return facts
-
-
-def _checkpoint_to_resume(folder: Path, trainer: SftTrainer) -> Path | None:
-    """The last complete checkpoint; what a kill left half-written is removed."""
-    if is_rank_zero():
-        for path in folder.glob("checkpoint-*"):
-            if not (path / COMPLETE_FILE).is_file():
-                shutil.rmtree(path)
-    trainer.accelerator.wait_for_everyone()
-    return last_complete(folder)
 
 
 def _closing_loss(history: list[dict[str, float]]) -> float:

@@ -1,4 +1,4 @@
-"""transformers' Trainer with our parameter groups, our order of batches and checkpoints that say they are complete."""
+"""SFT's Trainer: its batches, its loss, its settings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline_config.schema import PipelineConfig
 from tasks.sft.dialogues import LengthGroupedSampler, TrainingDialogues, collate_training
 from tasks.student.checkpoint import Student
 from tasks.student.encode import NO_LABEL
-from tasks.student.freeze import parameter_groups
+from tasks.student.trainer import StudentTrainer
 from tasks.student.zero import find_deepspeed
 
-# Written last into a checkpoint: one without it is what a kill left behind.
-COMPLETE_FILE = "complete"
 
-
-class SftTrainer(Trainer):
+class SftTrainer(StudentTrainer):
     """Trains ``student`` in place on ``dialogues``."""
 
     def __init__(
@@ -35,34 +32,19 @@ class SftTrainer(Trainer):
         args: TrainingArguments,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.student = student
-        self.optimiser_config = config.sft.optimiser
         self.order = LengthGroupedSampler(dialogues.lengths, config.sft.batch_size, args.seed)
         super().__init__(
-            model=student.model,
+            student,
+            config.sft.optimiser,
             args=args,
             train_dataset=dialogues,
             data_collator=functools.partial(collate_training, student),
             compute_loss_func=token_mean_loss,
             callbacks=[*callbacks, _Order(self.order), _NoFinalCheckpoint()],
         )
-        self.remove_callback(PrinterCallback)  # what is worth telling goes through TrainingReport
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer over our groups of parameters."""
-        if self.optimizer is None:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.student.model)
-            self.optimizer = optimizer_class(parameter_groups(self.student.model, self.optimiser_config), **settings)
-        return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         return self.order
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE_FILE).touch()
 
 
 class _Order(TrainerCallback):
@@ -125,14 +107,3 @@ def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> Train
         disable_tqdm=True,
         report_to=[],
     )
-
-
-def steps_done(checkpoint: Path) -> int:
-    """Optimizer steps before a checkpoint, from its name."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint in ``folder`` that was written to its end, or None."""
-    complete = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE_FILE).is_file()]
-    return max(complete, key=steps_done, default=None)
