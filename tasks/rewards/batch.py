@@ -79,5 +79,10 @@ def _rank_batch(
     missing = [i for i, gold in zip(ranked, golds, strict=True) if gold is None]
     if missing:
         raise SampleError(f"field 'answer': sample {missing[0]} of the batch has no opinion score to rank by")
-    found = [[read_number(s.pair_answers[0]) for s in scores[i]] for i in ranked]
+    found = [[_within_scale(read_number(s.pair_answers[0])) for s in scores[i]] for i in ranked]
     return dict(zip(ranked, ranking_rewards(found, [g for g in golds if g is not None]), strict=True))
+
+
+def _within_scale(predicted: float | None) -> float | None:
+    """A predicted score, cut to the widest scale in use: one absurd number must not swamp the variances."""
+    return None if predicted is None else min(100.0, max(0.0, predicted))

@@ -52,7 +52,8 @@ def mos_gaussian(item: Item) -> Outcome:
     gold, found = _opinion_scores(item)
     if found is None:
         return Unread("not one number")
-    return math.exp(-min((found.value - gold) ** 2 / (2 * GAUSSIAN_WIDTH**2), 700.0))
+    distance = min(abs(found.value - gold), 100.0)
+    return math.exp(-(distance**2) / (2 * GAUSSIAN_WIDTH**2))
 
 
 def _phrases(item: Item) -> tuple[Phrase | None, Phrase | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_config.schema import RewardsConfig
@@ -103,6 +103,7 @@ def test_intersection_over_union(a: Box, b: Box, iou: float) -> None:
     assert box_iou(a, b) == pytest.approx(iou)
 
 
+@settings(deadline=None)
 @given(CORNERS, CORNERS)
 def test_overlap_is_symmetric_and_in_range(a: Box, b: Box) -> None:
     assert 0 <= box_iou(a, b) <= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_config.schema import OrderBonusConfig, RewardsConfig
@@ -64,6 +64,7 @@ def test_ranking_without_anything_to_compare() -> None:
     assert ranking_rewards([[None], [3.0]], [2.0, 1.0]) == [[0.0], [None]]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), min_size=1, max_size=4), min_size=1, max_size=5),
     st.integers(0, 5),

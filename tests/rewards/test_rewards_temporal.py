@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_config.schema import RewardsConfig
@@ -73,6 +73,7 @@ def test_spans_are_merged_before_they_are_compared() -> None:
     assert spans_iou([(5, 5)], [(5, 5)]) == 1.0
 
 
+@settings(deadline=None)
 @given(SPANS, SPANS)
 def test_overlap_of_spans_is_that_of_their_seconds(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> None:
     """Against a count of unit seconds, for spans with whole ends."""
