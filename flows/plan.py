@@ -2,8 +2,8 @@
 
     python -m flows.full_pipeline --config pipeline_config/qwen2_5_vl_7b.yaml --dry-run
 
-Checks the configuration, that every input, checkpoint, key and DeepSpeed file is there, and that gold answers drawn from
-the data score full marks; prints the stages with their sizes and the memory per device. Loads no weights, asks no
+Checks the configuration, that every input, checkpoint, key and DeepSpeed file is there, and that gold answers drawn
+from the data score full marks; prints the stages with their sizes and the memory per device. Loads no weights, asks no
 teacher, writes nothing under the home.
 """
 
@@ -151,7 +151,7 @@ def print_plan(plan: Plan) -> None:
         ("grpo", f"{grpo.steps:,} steps x {grpo.prompts_per_step} prompts x {grpo.num_rollouts} rollouts"),
         (
             "evaluate",
-            f"at most {config.evaluate.prompts:,} held-out prompts, {config.evaluate.replicates:,} replicates",
+            f"at most {config.evaluate.prompts:,} prompts, {config.evaluate.replicates:,} replicates",
         ),
         ("promote", f"{config.promote.registered_model}, if {config.promote.min_gain} holds"),
     ]
