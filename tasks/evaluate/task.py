@@ -1,0 +1,36 @@
+"""Prefect task: base, SFT and GRPO students, two blind rows and the present champion on the same held-out questions."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from data_contracts.refs import Ref, Run
+from pipeline_config.schema import PipelineConfig
+from tasks.launcher.stage import open_stage, stage_options
+
+
+@task(**stage_options("evaluate"))
+def evaluate(
+    run: Run, config: PipelineConfig, dialogues: Ref, sft: Ref, grpo: Ref, champion: Ref | None = None
+) -> Ref:
+    """Publish ``evaluation``, one row per held-out question and student; ``scores.json`` stands beside it.
+
+    champion: of the registry, as `tasks.promote.champion.present_champion` finds it; None where there is none.
+    """
+    inputs: dict[str, Ref | None] = {"dialogues": dialogues, "sft": sft, "grpo": grpo, "champion": champion}
+    with open_stage("evaluate", run, config, inputs) as stage:
+        import json
+
+        import pyarrow.parquet as pq
+
+        from tasks.evaluate.scores import flat, summarise
+
+        stage.note(**stage.child("tasks.evaluate.answer"))
+        table = pq.read_table(stage.folder / "answer" / "out")
+        scores = summarise(table.to_pylist(), config.evaluate.replicates, config.seed)
+        path = stage.folder / "scores.json"
+        path.write_text(json.dumps(scores, indent=1))
+        stage.log_metrics(flat(scores))
+        stage.log_artifact(path)
+        stage.publish_folder("scores", path)
+        return stage.publish_table("evaluation", table)
