@@ -19,7 +19,7 @@ def publish(
     photographs: list[Photograph],
     folder: Path,
 ) -> None:
-    """Write everything but CARD.md. The model stays float32 in memory."""
+    """Write everything but CARD.md. Weights are stored in bfloat16; the configuration makes them load as float32."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = processor.tokenizer
     ends = [tokens.convert_tokens_to_ids("<|im_end|>"), tokens.convert_tokens_to_ids("<|endoftext|>")]
@@ -27,7 +27,6 @@ def publish(
         eos_token_id=ends, pad_token_id=tokens.pad_token_id, bos_token_id=ends[1], do_sample=False
     )
     weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     rows = json.dumps(as_rows(photographs), indent=1, ensure_ascii=False)

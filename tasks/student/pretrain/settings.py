@@ -35,16 +35,16 @@ class Settings:
     workers: int = 2
 
     # Vision stage: dense regression
-    vision_steps: int = 2_000
+    vision_steps: int = 1_550
     vision_patches: int = 6_144  # per batch
     vision_rate: float = 2.5e-3
     quarter_share: float = 0.6  # of batches of the largest side cut down to two thirds of it
 
     # Text stage: questions and answers, on frozen vision features, then with everything moving
-    text_steps: int = 1_400
+    text_steps: int = 1_150
     text_tokens: int = 6_000  # per batch, padding included
     text_rate: float = 2.5e-3
-    joint_steps: int = 300
+    joint_steps: int = 150
     joint_rate: float = 8e-4
     dense_weight: float = 1.0
     handover_scale: float = 0.15  # of the merger's output, beside token embeddings of 0.1

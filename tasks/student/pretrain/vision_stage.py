@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,11 +113,7 @@ def _turned(
 
 
 def train_vision(
-    model: Qwen2_5_VLForConditionalGeneration,
-    pool: Pool,
-    settings: Settings,
-    checkpoint: Path,
-    evaluate: Callable[[], float] | None = None,
+    model: Qwen2_5_VLForConditionalGeneration, pool: Pool, settings: Settings, checkpoint: Path
 ) -> DenseHeads:
     """Train the vision tower in place; resumes from `checkpoint`. Returns the heads."""
     heads = DenseHeads(settings.text_width, *pool.scale())
@@ -143,6 +139,4 @@ def train_vision(
             order = torch.argsort(running)
             names = pool.names()
             logger.info("hardest: %s", ", ".join(f"{names[i]} {running[i]:.3f}" for i in order[-12:].tolist()))
-            if evaluate is not None:
-                logger.info("vision %d: evaluation %.3f", training.step, evaluate())
     return heads
