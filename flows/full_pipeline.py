@@ -49,7 +49,7 @@ def full_pipeline(config: str = "demo", overrides: dict[str, Any] | None = None)
         sft_student = sft(run, settings, dialogues)
         difficulty = mine(run, settings, dialogues, sft_student)
         grpo_student = grpo(run, settings, dialogues, difficulty, sft_student)
-        champion = present_champion(settings)
+        champion = present_champion(settings, grpo_student)
         evaluation = evaluate(run, settings, dialogues, sft_student, grpo_student, champion)
         alias = promote(run, settings, evaluation, grpo_student)
         return pipeline.close(
