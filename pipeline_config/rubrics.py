@@ -1,9 +1,9 @@
 """The rubrics every config starts from: per problem type, named rewards and their weights.
 
 A config's ``rewards.rubrics`` is laid over this table, a rubric at a time. A key is a problem type, or
-``domain/problem_type`` for one domain only; ``dialogue`` is the rubric of a merged prompt, whose ``accuracy`` is the mean
-over its pairs. The names are those of docs/rewards.md. Total = weighted sum of the parts that apply; a gate that fails
-makes the total 0.
+``domain/problem_type`` for one domain only; ``dialogue`` is the rubric of a merged prompt, whose ``accuracy`` is the
+mean over its pairs. The names are those of docs/rewards.md. Total = weighted sum of the parts that apply; a gate that
+fails makes the total 0.
 """
 
 from __future__ import annotations

@@ -296,7 +296,7 @@ class RewardsConfig(Section):
     )
     mos_threshold: float = Field(0.35, description="an opinion score this close to the gold is right (Q-Insight)")
     box_iou: Share = Field(0.5, description="boxes that overlap this much are the same box")
-    correct_above: Share = Field(0.1, description="group bonuses: accuracy of a correct answer (Video-R1's code; .5 paper)")
+    correct_above: Share = Field(0.1, description="group bonuses: accuracy of a correct answer (.1 Video-R1's code)")
     length_bonus: LengthBonusConfig = LengthBonusConfig()
     order_bonus: OrderBonusConfig = OrderBonusConfig()
     judge: Annotated[LexicalJudge | OpenAIJudge, Field(discriminator="kind")] = LexicalJudge()

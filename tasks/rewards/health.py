@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline_config.schema import RewardsConfig
 
 FULL_MARKS = 1.0 - 1e-6
-MAX_CHECKED = 200  # questions of a domain that the tricks are tried on
+MAX_CHECKED = 100  # questions of a domain that the tricks are tried on
 EXAMPLES = 3  # of failing golds a domain's report shows
 
 Sample = Mapping[str, Any]

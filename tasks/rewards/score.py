@@ -8,7 +8,7 @@ The rubric is chosen per SAMPLE by its problem type (released code of peers scor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,20 +80,31 @@ def _score_dialogue(
     answers: list[str | None] = [None] * len(pairs) if turn.answer is None else split_numbered(turn.answer, len(pairs))
     accuracies, whys = [], []
     for number, (pair, answer) in enumerate(zip(pairs, answers, strict=True), start=1):
-        weights = {n: w for n, w in rubric_of(pair, rewards).items() if n in REWARDS and REWARDS[n].judges == "answer"}
-        _, accuracy, why = _score_question(pair, answer, turn, rewards, weights, cut)
+        question = {"domain": sample.get("domain"), **pair}
+        judging = {n: w for n, w in rubric_of(question, rewards).items() if n == "accuracy" or _judges_answer(n)}
+        _, accuracy, why = _score_question(question, answer, turn, rewards, judging, cut)
         accuracies.append(accuracy)
         whys += [f"{number}: {why}"] if why else []
     accuracy = sum(accuracies) / len(accuracies)
     rubric = _rubric("dialogue", rewards)
-    whole = {"problem_type": "dialogue", **{k: v for k, v in sample.items() if k != "problem_type"}}
     parts: dict[str, float | None] = {"accuracy": accuracy}
+    whole = Item(_as_one_question(pairs), turn.answer, turn, rewards)
     for name in rubric:
         if name != "accuracy":
-            outcome = REWARDS[name].function(Item(whole, turn.answer, turn, rewards))
+            outcome = REWARDS[name].function(whole)
             parts[name] = outcome if isinstance(outcome, float) else None
-    total = total_of(parts, rubric)
-    return Score(total, parts, _reason("; ".join(whys), cut), accuracy, tuple(accuracies), tuple(answers))
+    reason = _reason("; ".join(whys), cut)
+    return Score(total_of(parts, rubric), parts, reason, accuracy, tuple(accuracies), tuple(answers))
+
+
+def _judges_answer(name: str) -> bool:
+    return REWARDS[name].judges == "answer"
+
+
+def _as_one_question(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the rewards of the frame see of a dialogue: its questions and golds as one text each."""
+    joined = {key: "\n".join(str(pair.get(key) or "") for pair in pairs) for key in ("question", "answer")}
+    return {"problem_type": "dialogue", **joined}
 
 
 def _score_question(
@@ -122,9 +133,7 @@ def _score_question(
             outcome = rewards.unparseable
         parts[name] = outcome
     judged = [
-        (parts[n] or 0.0, w)
-        for n, w in rubric.items()
-        if n in parts and REWARDS[n].judges == "answer" and parts[n] is not None
+        (parts[n] or 0.0, w) for n, w in rubric.items() if n in parts and _judges_answer(n) and parts[n] is not None
     ]
     weight = sum(w for _, w in judged)
     accuracy = sum(value * w for value, w in judged) / weight if weight > 0 else 0.0

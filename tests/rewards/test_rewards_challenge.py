@@ -214,6 +214,32 @@ def test_our_scorer_names_what_the_official_one_zeroes(tmp_path: Path) -> None:
         score_submission(tmp_path / "short", tmp_path / "reference")
 
 
+def test_foreign_files_are_scored_by_the_official_rules(tmp_path: Path) -> None:
+    """A "No distortion" box is a class of AP 0 in the distortion mAP only; items without a type are regions only."""
+    noise = box_text("Minor noise", (0, 0, 9, 9))
+    submission, reference = documents_of(
+        [row("dist_detect", "detection", noise, noise), region("Minor noise", "Minor noise")]
+    )
+    write_documents(reference, tmp_path / "reference")
+    negative = {"distortion": "No distortion", "severity": "", "coordinates": [0, 0, 5, 5]}
+    for item in submission.grounding:
+        item["distortions"].append(negative)
+    write_documents(submission, tmp_path / "negative")
+    metrics = score_submission(tmp_path / "negative", tmp_path / "reference")
+    assert (metrics["region_map"], metrics["distortion_map"]) == (1.0, 0.5)
+    for item in submission.grounding:
+        item["distortions"].pop()
+        if item["question_type"] == "region-perception":
+            del item["question_type"]
+            item["distortions"][0]["coordinates"] = [50, 50, 90, 90]
+    write_documents(submission, tmp_path / "untyped")
+    metrics = score_submission(tmp_path / "untyped", tmp_path / "reference")
+    assert (metrics["region_map"], metrics["distortion_map"]) == (0.0, 1.0)
+    submission.grounding[1]["distortions"][0]["distortion"] = "noise"
+    write_documents(submission, tmp_path / "lower")
+    assert score_submission(tmp_path / "lower", tmp_path / "reference")["distortion_map"] == 0.0
+
+
 def test_pictures_that_share_a_file_name_are_kept_apart() -> None:
     noise = box_text("Minor noise", (0, 0, 9, 9))
     rows = [

@@ -102,6 +102,19 @@ def test_every_sample_of_a_batch_is_scored_by_its_own_type(rewards: RewardsConfi
     assert [group[0].accuracy for group in scores] == [1.0, 1.0, 0.75]
 
 
+def test_goldens_through_the_entry_point() -> None:
+    """T-GRPO: 2 + .3 beside 1. VisualQuality-R1: q 4 among {3.5, 4, 4.5} against {2.5, 3, 3.5}, variances .25."""
+    config = RewardsConfig(rubrics={"choice": {"choice": 1, "format": 1, "order_bonus": 1}, "mos": {"mos_ranking": 1}})
+    answers = [turn("B")] * 2 + [turn("A")] * 6
+    [group] = score_batch([CHOICE], [answers], config, shuffled=[[turn("A")] * 4])
+    assert [s.total for s in group] == pytest.approx([2.3, 2.3, 1, 1, 1, 1, 1, 1])
+    samples = [{"problem_type": "mos", "answer": "4.00"}, {"problem_type": "mos", "answer": "3.00"}]
+    ranked = score_batch(
+        samples, [[turn(a) for a in ("4", "4.5", "3.5")], [turn(a) for a in ("3", "3.5", "2.5")]], config
+    )
+    assert ranked[0][0].total == pytest.approx(math.sqrt(0.92135 + 1e-6) + math.sqrt(1e-6), abs=1e-5)
+
+
 def test_ranking_in_a_batch() -> None:
     config = RewardsConfig(rubrics={"mos": {"mos_ranking": 1.0}})
     samples = [{"problem_type": "mos", "answer": "4.00"}, {"problem_type": "mos", "answer": "2.00"}]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pipeline_config.schema import RewardsConfig
@@ -9,8 +12,8 @@ from tasks.rewards.examples import QUESTIONS, turn
 from tasks.rewards.reward import SampleError
 from tasks.rewards.score import score
 
-CHOICE = {"problem_type": "choice", "options": ["a", "b", "c"], "answer": "B"}
-MOS = {"problem_type": "mos", "answer": "3.00"}
+CHOICE = {"problem_type": "choice", "question": "Which?", "options": ["a", "b", "c"], "answer": "B"}
+MOS = {"problem_type": "mos", "question": "How good?", "answer": "3.00"}
 DIALOGUE = {"pairs": [CHOICE, {**CHOICE, "answer": "C"}, MOS]}
 
 
@@ -74,6 +77,26 @@ def test_all_golds_merged_score_full_marks(rewards: RewardsConfig) -> None:
     pairs = [q for q in QUESTIONS if "glue" not in q and "subjects" not in q]
     field = "\n".join(f"{i}. {q['answer']}" for i, q in enumerate(pairs, start=1))
     assert score({"pairs": pairs}, turn(field), rewards).pair_accuracy == (1.0,) * len(pairs)
+
+
+def test_a_domain_of_a_dialogue_is_that_of_its_pairs() -> None:
+    config = RewardsConfig(rubrics={"near/mos": {"mos_gaussian": 1.0}})
+    answers = turn("1. B\n2. C\n3. 3.50")
+    assert score({**DIALOGUE, "domain": "near"}, answers, config).pair_accuracy[2] == pytest.approx(0.6065, abs=1e-4)
+    assert score(DIALOGUE, answers, config).pair_accuracy[2] == 0.0
+
+
+def test_gates_hold_for_dialogues_too() -> None:
+    config = RewardsConfig(rubrics={"dialogue": {"accuracy": 1.0, "format": 1.0, "language_gate": 1.0}})
+    answers = "1. B\n2. C\n3. 3.00"
+    assert score(DIALOGUE, turn(answers, "Sharp."), config).total == 2.0
+    assert score(DIALOGUE, turn(answers, "Картинка размыта"), config).total == 0.0
+
+
+def test_importing_the_entry_point_is_light() -> None:
+    heavy = "[m for m in ('torch', 'nltk', 'scipy', 'openai', 'pandas') if m in sys.modules]"
+    program = f"import sys, tasks.rewards.score; print({heavy})"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_truncated_and_unparseable_have_values_of_their_own() -> None:

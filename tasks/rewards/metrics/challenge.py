@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.rewards.answers.quality import NO_DISTORTION, canonical_distortion
+from tasks.rewards.answers.quality import NO_DISTORTION
 from tasks.rewards.average_precision import ClassBox, ClassFlags, match_pictures, mean_average_precision
 from tasks.rewards.boxes import box_iou
 from tasks.rewards.metrics.correlation import weighted_pearson, weighted_spearman
@@ -158,8 +158,10 @@ def _count_description(counts: Counts, item: Document, gold: Document, group: in
     if not gold["distortions"]:
         return
     highest = max(d.get("significance_score") or 0 for d in gold["distortions"])
-    gold_key = class_boxes(d for d in gold["distortions"] if (d.get("significance_score") or 0) == highest)
-    found_key = class_boxes(item["key_distortions"])
+    gold_key = class_boxes(
+        (d for d in gold["distortions"] if (d.get("significance_score") or 0) == highest), lower=True
+    )
+    found_key = class_boxes(item["key_distortions"], lower=True)
     for name, these, those in (
         ("key_distortion_accuracy", found_key, gold_key),
         ("key_distortion_recall", gold_key, found_key),
@@ -173,16 +175,18 @@ def num_matched(these: Sequence[ClassBox], those: Sequence[ClassBox]) -> int:
     return sum(any(a == b and box_iou(box, other) > KEY_IOU for b, other in those) for a, box in these)
 
 
-def class_boxes(distortions: Iterable[Document]) -> list[ClassBox]:
-    """(class, box) of the official files' distortions; "No distortion" and entries without four coordinates left
-    out.
+def class_boxes(distortions: Iterable[Document], *, lower: bool = False, negatives: bool = False) -> list[ClassBox]:
+    """(class, box) of the official files' distortions, named as the official scorer has it.
+
+    lower: names are compared in lower case (descriptions), else as written. negatives: "No distortion" is a class like
+    any other, else left out. Entries without four coordinates are left out.
     """
     boxes: list[ClassBox] = []
     for entry in distortions:
         name, corners = str(entry.get("distortion")), entry.get("coordinates") or ()
-        if name != NO_DISTORTION and len(corners) == 4:
+        if (negatives or name != NO_DISTORTION) and len(corners) == 4:
             x1, y1, x2, y2 = (float(corner) for corner in corners)
-            boxes.append((canonical_distortion(name) or name.lower(), (x1, y1, x2, y2)))
+            boxes.append((name.lower().replace("_", " ").strip() if lower else name, (x1, y1, x2, y2)))
     return boxes
 
 
@@ -190,28 +194,30 @@ def _match_maps(
     submission: Submission, reference: Reference, metadata: Mapping[str, Document], groups: Mapping[str, int]
 ) -> dict[str, dict[str, ClassFlags]]:
     """Flags of the mAPs. The distortion mAP counts the boxes of detection and of region answers (official rule)."""
-    found: dict[str, dict[str, list[ClassBox]]] = {name: defaultdict(list) for name in ("region", "detect", "both")}
+    found: dict[str, dict[str, list[ClassBox]]] = {name: defaultdict(list) for name in (REGION, DETECTION, "both")}
     for item in submission.grounding:
-        boxes = class_boxes(item["distortions"])
-        found["both"][item["image"]] += boxes
-        found["region" if item.get("question_type", REGION) == REGION else "detect"][item["image"]] += boxes
+        kind, image = item.get("question_type"), item["image"]
+        found[kind or REGION][image] += class_boxes(item["distortions"], negatives=kind == DETECTION)
+        if kind is not None:
+            found["both"][image] += class_boxes(item["distortions"], negatives=True)
     regions: dict[str, list[ClassBox]] = defaultdict(list)
     for item in reference.regions:
         regions[item["image"]] += class_boxes(item["distortions"])
-    described = {item["image"]: class_boxes(item["all_distortions"]) for item in submission.description}
+    described = {i["image"]: class_boxes(i["all_distortions"], lower=True) for i in submission.description}
     detected = [i["image"] for i in submission.grounding if i.get("question_type") == DETECTION]
 
     def flags(gold: Mapping[str, list[ClassBox]], boxes: Mapping[str, list[ClassBox]]) -> dict[str, ClassFlags]:
         return match_pictures(gold, {image: boxes.get(image, []) for image in gold}, groups)
 
-    def truth(images: Iterable[str]) -> dict[str, list[ClassBox]]:
-        return {i: class_boxes(metadata[i]["distortions"]) for i in dict.fromkeys(images) if i in metadata}
+    def truth(images: Iterable[str], lower: bool) -> dict[str, list[ClassBox]]:
+        asked = [image for image in dict.fromkeys(images) if image in metadata]
+        return {image: class_boxes(metadata[image]["distortions"], lower=lower) for image in asked}
 
     return {
-        "region_map": flags(regions, found["region"]),
-        "distortion_map": flags(truth(detected), found["both"]),
-        "detection_map": flags(truth(detected), found["detect"]),
-        "description_map": flags(truth(described), described),
+        "region_map": flags(regions, found[REGION]),
+        "distortion_map": flags(truth(detected, False), found["both"]),
+        "detection_map": flags(truth(detected, False), found[DETECTION]),
+        "description_map": flags(truth(described, True), described),
     }
 
 
