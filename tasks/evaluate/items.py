@@ -5,7 +5,7 @@ Pure. The paper scores ViDA-UGC's fixed test set; choosing part of a held-out se
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -49,15 +49,15 @@ def choose(dialogues: Sequence[Mapping[str, Any]], limit: int, seed: int) -> lis
     sub_tasks = rng.permutation(sorted({sub_task for _, sub_task in cells})).tolist()
     pictures = sorted({row["sample_id"] for rows in cells.values() for row in rows})
     turn = dict(zip(pictures, rng.permutation(len(pictures)).tolist(), strict=True))
-    queues = {cell: iter(sorted(rows, key=lambda row: turn[row["sample_id"]])) for cell, rows in cells.items()}
+    queues = {cell: deque(sorted(rows, key=lambda row: turn[row["sample_id"]])) for cell, rows in cells.items()}
 
     chosen: list[Mapping[str, Any]] = []
     total = min(limit, sum(map(len, cells.values())))
     for shift in cycle(range(len(sub_tasks))):  # each shift pairs every photograph with one sub-task
         for place, photograph in enumerate(photographs):
-            queue = queues.get((photograph, sub_tasks[(place + shift) % len(sub_tasks)]), iter(()))
-            if (row := next(queue, None)) is not None:
-                chosen.append(row)
+            queue = queues.get((photograph, sub_tasks[(place + shift) % len(sub_tasks)]))
+            if queue:
+                chosen.append(queue.popleft())
                 if len(chosen) == total:
                     return sorted(chosen, key=lambda row: (row["sub_task"], row["dialogue_id"]))
     raise AssertionError("cycle ends by return")

@@ -10,9 +10,7 @@ from tasks.launcher.stage import open_stage, stage_options
 
 
 @task(**stage_options("evaluate"))
-def evaluate(
-    run: Run, config: PipelineConfig, dialogues: Ref, sft: Ref, grpo: Ref, champion: Ref | None = None
-) -> Ref:
+def evaluate(run: Run, config: PipelineConfig, dialogues: Ref, sft: Ref, grpo: Ref, champion: Ref | None = None) -> Ref:
     """Publish ``evaluation``, one row per held-out question and student; ``scores.json`` stands beside it.
 
     champion: of the registry, as `tasks.promote.champion.present_champion` finds it; None where there is none.
@@ -28,6 +26,7 @@ def evaluate(
         stage.note(**stage.child("tasks.evaluate.answer"))
         table = pq.read_table(stage.folder / "answer" / "out")
         scores = summarise(table.to_pylist(), config.evaluate.replicates, config.seed)
+        scores["champion_digest"] = champion.digest if champion else None
         path = stage.folder / "scores.json"
         path.write_text(json.dumps(scores, indent=1))
         stage.log_metrics(flat(scores))

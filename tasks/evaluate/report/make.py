@@ -18,8 +18,8 @@ def make_report(run: Run, config: PipelineConfig, summary: Mapping[str, Any], re
     """Write ``<home>/reports/<run id>/report.html`` and return its path.
 
     summary: as `flows.summary.summarise` gives it (``stages``, ``students``, ``pairs``, ``promotion``). refs: stage ->
-    what it published; ``evaluate`` must be there, ``grpo`` and ``mine`` add curves and the difficulty histogram, a stage
-    that is missing leaves a note in its place. Imports neither torch nor MLflow.
+    what it published; ``evaluate`` must be there, ``grpo`` and ``mine`` add curves and the difficulty histogram; a
+    stage that is missing leaves a note in its place. Imports neither torch nor MLflow.
     """
     history = _history(refs.get("grpo"))
     return write_report(
@@ -28,7 +28,7 @@ def make_report(run: Run, config: PipelineConfig, summary: Mapping[str, Any], re
         run=run,
         rows=_rows(refs["evaluate"]),
         scores={"students": summary["students"], "pairs": summary["pairs"]},
-        stages=[{**facts, "stage": name, "digest": facts.get("dataset_id")} for name, facts in summary["stages"].items()],
+        stages=[{**facts, "stage": name} for name, facts in summary["stages"].items()],
         history=history.get("steps", []),
         probe=history.get("probe"),
         difficulty=_rows(refs["mine"]) if "mine" in refs else [],

@@ -60,10 +60,11 @@ def write_report(
     """Write the report of one evaluation; the file appears whole or not at all.
 
     rows: of the evaluation table. scores: as `tasks.evaluate.scores.summarise` gives them. stages: per stage ``stage``,
-    ``seconds``, ``rows``, ``quarantined``, ``cached``, ``digest``; what is missing is shown as a dash. history: GRPO's
-    figures, a mapping per step. probe: ``before`` and ``after`` GRPO, each ``reward``, ``num_prompts``,
-    ``num_rollouts`` on fixed training prompts. difficulty: rows of its table. decision: ``promote``, ``summary``, ``reasons`` of the
-    promotion, None before there is one. ids: name -> id, shown as they are. Plots without data say so in their place.
+    ``seconds``, ``rows``, ``quarantined``, ``cached``, ``dataset_id``, ``mlflow_run_id``; what is missing is shown as
+    a dash. history: GRPO's figures, a mapping per step. probe: ``before`` and ``after`` GRPO, each ``reward``,
+    ``num_prompts``, ``num_rollouts`` on fixed training prompts. difficulty: rows of its table. decision: what promote
+    published (``decision``, ``reasons``, ``model``, ``version``, ``against``), None before there is one. ids: name ->
+    id, shown as they are. Plots without data say so in their place.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -105,7 +106,10 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
 
 
 def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: stage.get(key) for key in ("stage", "seconds", "rows", "quarantined", "cached", "digest")}
+    return {
+        key: stage.get(key)
+        for key in ("stage", "seconds", "rows", "quarantined", "cached", "dataset_id", "mlflow_run_id")
+    }
 
 
 def _scores_section(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _scores_section(scores: Mapping[str, Any]) -> dict[str, Any]:
     students = {name: LABELS[name] for name in known}
     metrics = {key: metric for key, metric in METRICS.items() if any(key in values for values in known.values())}
     pairs = [
-        {"label": " − ".join(SHORT.get(name, LABELS.get(name, name)) for name in pair.split(" - ")), "differences": differences}
+        {"label": " − ".join(SHORT.get(n, LABELS.get(n, n)) for n in pair.split(" - ")), "differences": differences}
         for pair, differences in scores["pairs"].items()
     ]
     final = final_student(scores)
@@ -131,7 +135,7 @@ def _scores_section(scores: Mapping[str, Any]) -> dict[str, Any]:
         "headline": headline,
         "lead": lead,
         "final_label": students.get(final, final),
-        "score_figures": plots.score_panels(known, students, {key: metrics[key].title for key in PLOTTED if key in metrics}),
+        "score_figures": plots.score_panels(known, students, {k: metrics[k].title for k in PLOTTED if k in metrics}),
     }
 
 

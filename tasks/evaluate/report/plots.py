@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 # Role -> colour that matplotlib writes; the page's style sheet gives each role its value, light and dark.
 ROLES = ("ink", "muted", "line", "accent")
 STUDENTS = ("base", "constant", "swapped", "sft", "grpo", "champion")
-POOLS = {"hard": "hard: trained on", "easy": "easy, kept", "random": "random control", "dropped": "dropped"}
+POOLS = {"hard": "hard: trained on", "easy": "easy, kept", "dropped": "dropped"}
 STAND_INS = {name: f"#0102{number:02x}" for number, name in enumerate((*ROLES, *STUDENTS, *POOLS))}
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "discern",
     "font.size": 11,
@@ -76,8 +76,8 @@ def _draw_scores(axes: Axes, scores: Mapping[str, Mapping[str, float]], labels: 
     axes.set_xlim(min([0.0, *ends]), max([*ends, 1e-3]) * 1.05)
     for row, (name, s) in enumerate(scores.items()):
         colour = STAND_INS.get(name, STAND_INS["ink"])
-        ends_of = {"color": colour, "alpha": 0.45, "solid_capstyle": "round", "clip_on": False}
-        axes.plot([s["low"], s["high"]], [row, row], linewidth=4, **ends_of)
+        interval = [s["low"], s["high"]]
+        axes.plot(interval, [row, row], color=colour, alpha=0.45, linewidth=4, solid_capstyle="round", clip_on=False)
         axes.plot(s["value"], row, "o", color=colour, markersize=7, clip_on=False)
         value = f"{s['value']:.2f}".replace("-", "−")
         axes.text(1.04, row, value, transform=axes.get_yaxis_transform(), va="center", ha="left")
@@ -135,7 +135,10 @@ def history_panels(history: Sequence[Mapping[str, Any]], series: Mapping[str, st
 
 
 def difficulty_panel(rows: Sequence[Mapping[str, Any]]) -> Panel:
-    """Mined prompts by pass rate, stacked by the pool they went to; rows of the difficulty table."""
+    """Mined prompts by pass rate, stacked by the pool they went to; rows of the difficulty table.
+
+    The random control is left out: its prompts stand in the other pools too.
+    """
     edges = np.linspace(0, 1, 21)
     bottom = np.zeros(len(edges) - 1)
     counts = {}
@@ -150,7 +153,7 @@ def difficulty_panel(rows: Sequence[Mapping[str, Any]]) -> Panel:
         axes.set(xlim=(0, 1), xlabel="mean accuracy of the rollouts", ylabel="prompts")
         axes.grid(axis="y")
         axes.tick_params(axis="x", pad=8)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="y", integer=True, nbins=5)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
         words = ", ".join(f"{label}: {count}" for label, count in counts.items())
         return Panel("Mined prompts by difficulty", _svg(figure, "difficulty"), words)

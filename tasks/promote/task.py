@@ -1,0 +1,30 @@
+"""Prefect task: the challenger enters the registry, and becomes champion if the gate holds."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from data_contracts.refs import Ref, Run
+from pipeline_config.schema import PipelineConfig
+from tasks.launcher.stage import open_stage, stage_options
+
+
+@task(**stage_options("promote"))
+def promote(run: Run, config: PipelineConfig, evaluation: Ref, student: Ref) -> Ref:
+    """Publish ``alias``: a JSON file that says which version was registered, what was decided and why."""
+    with open_stage("promote", run, config, {"evaluation": evaluation, "student": student}) as stage:
+        import json
+        from dataclasses import replace
+
+        from tasks.promote.decide import promote_student
+        from tasks.promote.registry import Registry
+        from tasks.tracking.runs import Tracking
+
+        tracking = stage.tracking or Tracking(run.home, config.tracking)
+        registry = Registry(tracking, config.promote.registered_model)
+        mlflow_run_id = stage.mlflow_run_id or tracking.start_run("promote")
+        alias = promote_student(registry, config, evaluation, student, run.run_id, mlflow_run_id)
+        stage.note(**{**alias, "reasons": "; ".join(alias["reasons"])})
+        path = stage.folder / "alias.json"
+        path.write_text(json.dumps(alias, indent=1))
+        return replace(stage.publish_folder("alias", path), rows=1)  # one decision
