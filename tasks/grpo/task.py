@@ -14,6 +14,8 @@ def grpo(run: Run, config: PipelineConfig, dialogues: Ref, difficulty: Ref, stud
     """Publish ``rollouts`` and the trained ``student``, whose ref is returned."""
     inputs = {"dialogues": dialogues, "difficulty": difficulty, "student": student}
     with open_stage("grpo", run, config, inputs) as stage:
+        import shutil
+
         import pyarrow.parquet as pq
 
         facts = stage.child("tasks.grpo.train", {"stage_run": f"{run.run_id}/grpo"}, devices=config.student.devices)
@@ -21,4 +23,6 @@ def grpo(run: Run, config: PipelineConfig, dialogues: Ref, difficulty: Ref, stud
         folder = stage.folder / "train"
         if facts["num_rollouts"]:
             stage.publish_table("rollouts", pq.read_table(folder / "rollouts.parquet"))
-        return stage.publish_folder("student", folder / "out")
+        trained = stage.publish_folder("student", folder / "out")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return trained

@@ -16,6 +16,7 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 
 # isort: split
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,18 @@ import pyarrow.parquet as pq
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from data_contracts.check import ContractError
 from pipeline_config.schema import ConfigError, PipelineConfig
-from tasks.grpo.checkpoints import last_complete, sampler_state, updates_done
 from tasks.grpo.pool import probe_set, training_pool
 from tasks.grpo.probe import probe
 from tasks.grpo.rollouts import discard_after, merge_parts
 from tasks.grpo.sampler import ShuffledSampler
-from tasks.grpo.trainer import GrpoTrainer, derive_seed
+from tasks.grpo.trainer import GrpoTrainer, derive_seed, micro_batches
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_atomically
 from tasks.student.checkpoint import Student, load_student, replace_folder, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
+from tasks.student.trainer import checkpoint_state_of, discard_incomplete, last_complete, steps_done
 from tasks.student.zero import find_deepspeed, zero_stage
 
 HISTORY_FILE = "history.json"
@@ -58,15 +60,22 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
             "use pipeline_config/deepspeed/zero2.json, or LoRA"
         )
     set_seed(job.seed)  # new adapters start at random
-    args = training_arguments(config, job.folder / "checkpoints", job.seed)
     dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
     difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool"]).to_pylist()
     pool, num_filled_up = training_pool(difficulty, config.grpo, derive_seed(job.seed, POOL_STREAM))
+    if unknown := [i for i in pool if i not in dialogues]:
+        raise ContractError(
+            f"{job.inputs['difficulty']}: dialogue_id {unknown[0]} (and {len(unknown) - 1} more) is no row of "
+            f"{job.inputs['dialogues']}; mine these dialogues again"
+        )
     probed = probe_set(
         list(dialogues.values()),
         config.mine.sub_tasks,
         config.grpo.probe_prompts,
         derive_seed(job.seed, PROBE_SET_STREAM),
+    )
+    args = training_arguments(
+        config, job.folder / "checkpoints", job.seed, min(len(pool), config.grpo.prompts_per_step)
     )
     student = load_student(job.inputs["student"], config.student, train=True)
     freeze(student.model, config.grpo.freeze)
@@ -111,19 +120,21 @@ def _train(
     )
     checkpoint = last_complete(Path(str(args.output_dir)))
     if checkpoint is not None:
-        sampler.load_state_dict(sampler_state(checkpoint))
+        sampler.load_state_dict(checkpoint_state_of(checkpoint))
     if is_rank_zero():
-        discard_after(job.folder / "rollouts", updates_done(checkpoint) // config.inner_updates if checkpoint else 0)
+        discard_incomplete(Path(str(args.output_dir)))
+        discard_after(job.folder / "rollouts", steps_done(checkpoint) // config.inner_updates if checkpoint else 0)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     return [{**entry, "step": entry["step"] // config.inner_updates} for entry in steps]
 
 
-def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> TrainingArguments:
+def training_arguments(config: PipelineConfig, folder: Path, seed: int, num_prompts: int) -> TrainingArguments:
     """The Trainer's settings; a Trainer step is one update, so counts of steps are multiplied by ``inner_updates``.
 
-    Made before the student is loaded, which has to know of DeepSpeed then.
+    num_prompts: of a step, over all ranks. Made before the student is loaded, which has to know of DeepSpeed then.
+    Raises ConfigError if the devices cannot share a step's prompts evenly.
     """
     grpo, optimiser = config.grpo, config.grpo.optimiser
     on_cpu = not torch.cuda.is_available()
@@ -131,6 +142,7 @@ def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> Train
         output_dir=str(folder),
         max_steps=grpo.steps * grpo.inner_updates,
         per_device_train_batch_size=1,
+        gradient_accumulation_steps=micro_batches(config, num_prompts, int(os.environ.get("WORLD_SIZE", "1"))),
         learning_rate=optimiser.lr,
         lr_scheduler_type=optimiser.scheduler,
         warmup_steps=optimiser.warmup_share,

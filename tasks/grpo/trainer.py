@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
-from tasks.grpo.checkpoints import mark_complete
 from tasks.grpo.figures import Figures, rollout_figures
 from tasks.grpo.forward import Completions, completion_logprobs, pad_completions
 from tasks.grpo.objective import clipped_loss, normaliser
@@ -35,8 +34,8 @@ from tasks.grpo.rollouts import rollout_id, write_part
 from tasks.grpo.sampler import ShuffledSampler
 from tasks.rewards.score import Score, score
 from tasks.student.encode import Prompt, encode_prompts
-from tasks.student.freeze import parameter_groups
 from tasks.student.generate import Completion, banned_token_ids, generate
+from tasks.student.trainer import StudentTrainer
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -53,12 +52,11 @@ class StepBatch:
     old_logprobs: list[Tensor]  # per micro-batch, kept by the first update
 
 
-class GrpoTrainer(Trainer):
+class GrpoTrainer(StudentTrainer):
     """Trains ``student`` on ``dialogues`` in place; its `state.log_history` holds one entry of figures per step.
 
     dialogues: rows of the DIALOGUES table by id, those that ``sampler`` draws. folder: rollouts are written to
-    ``folder/rollouts``. stage_run: part of the rollouts' ids. Raises ConfigError if the devices cannot share a step's
-    prompts evenly.
+    ``folder/rollouts``. stage_run: part of the rollouts' ids.
     """
 
     loss_is_scaled_for_ga = True  # the divisor spans all micro-batches of an update
@@ -77,7 +75,7 @@ class GrpoTrainer(Trainer):
     ) -> None:
         self.grpo, self.rewards = config.grpo, config.rewards
         self.sampling_batch = config.mine.batch_size
-        self.student, self.dialogues, self.prompt_sampler = student, dialogues, sampler
+        self.dialogues, self.prompt_sampler = dialogues, sampler
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
@@ -87,18 +85,14 @@ class GrpoTrainer(Trainer):
         self._micro = 0
         disable_dropout(student.model)
         num_micros = micro_batches(config, sampler.num_prompts, args.world_size)
-        args.gradient_accumulation_steps = num_micros
+        assert args.gradient_accumulation_steps == num_micros, "an update is one pass over its step's completions"
         slots = _Slots(config.grpo.steps * config.grpo.inner_updates * num_micros * args.world_size)
-        super().__init__(model=student.model, args=args, train_dataset=slots, callbacks=list(callbacks))
-        self.remove_callback(PrinterCallback)
+        super().__init__(student, config.grpo.optimiser, args=args, train_dataset=slots, callbacks=list(callbacks))
 
     # ------------------------------------------------------------------------------------------------ the Trainer's
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer over our groups of parameters."""
-        if self.optimizer is None:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.student.model)
-            self.optimizer = optimizer_class(parameter_groups(self.student.model, self.grpo.optimiser), **settings)
-        return self.optimizer
+    def checkpoint_state(self) -> dict[str, Any]:
+        """The sampler's state, which goes into each checkpoint."""
+        return self.prompt_sampler.state_dict()
 
     def compute_loss(
         self,
@@ -122,24 +116,6 @@ class GrpoTrainer(Trainer):
         """Add the figures gathered since the last entry, averaged over ranks."""
         logs.update(self.figures.drain(self.accelerator))
         super().log(logs, start_time)
-
-    def _save(self, output_dir: Any = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """A full model's weights under the names its modules have.
-
-        The Trainer (transformers 5.23) saves them under the hub's names, but loads a checkpoint under the modules' own:
-        a resumed Qwen2-VL or Qwen2.5-VL would go on from the weights it started with, after no more than a warning.
-        """
-        if not isinstance(self.model, PreTrainedModel):
-            super()._save(output_dir, state_dict)
-        elif self.args.should_save:
-            self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            mark_complete(checkpoint, self.prompt_sampler.state_dict())
 
     # -------------------------------------------------------------------------------------------------------- ours
     def _roll_out(self, step: int) -> StepBatch:

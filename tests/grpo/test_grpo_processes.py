@@ -63,7 +63,7 @@ def test_killed_at_some_moment_it_ends_as_if_it_had_not_been(make_job: Callable[
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not killed.out.exists()
-    assert (killed.folder / "checkpoints" / "checkpoint-10" / "sampler.json").is_file()
+    assert (killed.folder / "checkpoints" / "checkpoint-10" / "complete.json").is_file()
     finish(start(killed))
     finish(undisturbed)
     for name in ("out/model.safetensors", "out/history.json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from data_contracts.check import ContractError
 from data_contracts.records import ROLLOUTS
 from pipeline_config.schema import ConfigError, StudentConfig
 from tasks.grpo.train import run
@@ -206,6 +208,14 @@ def test_no_step_passes_the_student_on(make_job: MakeJob, student_folder: Path) 
     assert run(job)["num_rollouts"] == 0
     start = load_file(student_folder / "model.safetensors")
     assert all(torch.equal(tensor, start[name]) for name, tensor in weights(job).items())
+
+
+def test_difficulty_of_other_dialogues_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    table = pq.read_table(job.inputs["dialogues"])
+    pq.write_table(table.slice(0, 11), tmp_path / "fewer.parquet")
+    with pytest.raises(ContractError, match=r"d11.*is no row of .*fewer\.parquet"):
+        run(dataclasses.replace(job, inputs={**job.inputs, "dialogues": str(tmp_path / "fewer.parquet")}))
 
 
 def test_zero3_is_refused_with_its_cure(make_job: MakeJob) -> None:
