@@ -131,7 +131,7 @@ def open_journal(folder: Path) -> Iterator[Journal]:
 
 
 class JournalledTeacher:
-    """A teacher that asks only what its journal does not hold.
+    """A teacher that asks only what its journal does not hold, at most `max_in_flight` requests at a time.
 
     num_calls: requests that were asked now. num_hits: answered from the journal. cost: of the calls made now.
     """
@@ -145,6 +145,7 @@ class JournalledTeacher:
         self._teacher = teacher
         self._journal = journal
         self._asking: dict[str, asyncio.Task[Reply]] = {}
+        self._slots = asyncio.Semaphore(teacher.max_in_flight)
 
     async def answer(self, question: Row, sample: Row, attempt: int) -> TeacherAnswer:
         """One try at a question, from the journal if it holds it. Raises as `Teacher.ask` does."""
@@ -163,7 +164,8 @@ class JournalledTeacher:
         return read_reply(key, await asking)
 
     async def _ask(self, request: Request, question: Row, sample: Row) -> Reply:
-        reply = await self._teacher.ask(request, question, sample)
-        self.num_calls += 1
-        self.cost += reply.cost
-        return await self._journal.put(request, reply)
+        async with self._slots:  # held until the answer is on disk: a crash loses no more answers than are in flight
+            reply = await self._teacher.ask(request, question, sample)
+            self.num_calls += 1
+            self.cost += reply.cost
+            return await self._journal.put(request, reply)

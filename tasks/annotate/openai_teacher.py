@@ -59,7 +59,6 @@ class EndpointTeacher:
         self._config = config
         self._key = api_key
         self._first_pause = first_pause
-        self._slots = asyncio.Semaphore(config.max_in_flight)
         self._not_before = 0.0  # on the monotonic clock: nobody asks earlier
         self._jitter = random.Random(0)  # spreads pauses; shapes no result
         self._sampling = json.dumps(
@@ -80,15 +79,14 @@ class EndpointTeacher:
         """Raises ConfigError (no retry can mend it) or TeacherUnavailable (every attempt failed)."""
         messages = _messages(request.prompt, Path(sample["media_path"]))
         last = ""
-        async with self._slots:
-            for attempt in range(1, self._config.max_attempts + 1):
-                await self._until_free()
-                try:
-                    return await self._attempt(messages)
-                except _TryAgain as failure:
-                    last = self._clean(str(failure))
-                    if attempt < self._config.max_attempts:
-                        await self._pause(attempt, failure)
+        for attempt in range(1, self._config.max_attempts + 1):
+            await self._until_free()
+            try:
+                return await self._attempt(messages)
+            except _TryAgain as failure:
+                last = self._clean(str(failure))
+                if attempt < self._config.max_attempts:
+                    await self._pause(attempt, failure)
         raise TeacherUnavailable(
             f"teacher {self.name} at {self._config.base_url}: no answer in {self._config.max_attempts} attempts, "
             f"the last: {last}; check annotate.teacher.base_url and that the server runs, then start the same command "

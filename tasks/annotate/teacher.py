@@ -83,7 +83,7 @@ def read_reply(request_key: str, reply: Reply) -> TeacherAnswer:
 
 
 class Teacher(Protocol):
-    """name: what stands in the annotations. max_in_flight: questions that it is worth asking at once."""
+    """name: what stands in the annotations. max_in_flight: requests that it may be asked at once."""
 
     name: str
     max_in_flight: int

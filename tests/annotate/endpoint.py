@@ -32,7 +32,8 @@ class Handler(BaseHTTPRequestHandler):
         endpoint: Endpoint = self.server.endpoint
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with endpoint.lock:
-            endpoint.requests.append({"headers": self.headers, "path": self.path, "body": json.loads(body)})
+            request = {"headers": self.headers, "path": self.path, "body": json.loads(body), "at": time.time()}
+            endpoint.requests.append(request)
             respond = endpoint.script.pop(0) if endpoint.script else complete()
             endpoint.in_flight += 1
             endpoint.most_in_flight = max(endpoint.most_in_flight, endpoint.in_flight)
@@ -66,6 +67,7 @@ class Endpoint:
         self.in_flight = self.most_in_flight = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that go away are expected
         self._server.endpoint = self  # type: ignore[attr-defined]
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -63,13 +63,26 @@ def test_the_picture_the_question_and_the_form_are_sent(endpoint: Endpoint, tmp_
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_honoured_by_all_requests(endpoint: Endpoint, tmp_path: Path, form: str) -> None:
-    wait = "0.5" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
-    endpoint.script = [fail(429, headers={"Retry-After": wait})]
-    began = time.monotonic()
-    replies = ask(tmp_path, settings(endpoint, max_in_flight=1), times=2)
-    assert time.monotonic() - began >= (0.5 if form == "seconds" else 0.9)  # a date has whole seconds
-    assert len(replies) == 2
-    assert len(endpoint.requests) == 3
+    until = int(time.time()) + 2 if form == "date" else time.time() + 0.5
+    endpoint.script = [fail(429, headers={"Retry-After": formatdate(until, usegmt=True) if form == "date" else "0.5"})]
+    row = sample(tmp_path, 0, [])
+
+    async def asking() -> None:
+        teacher = EndpointTeacher(settings(endpoint), KEY, first_pause=0.02)
+
+        async def one(attempt: int) -> Reply:
+            while attempt == 2 and not endpoint.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2 * (attempt - 1))
+            return await teacher.ask(teacher.request(question(), row, attempt), question(), row)
+
+        await asyncio.gather(one(1), one(2))
+        await teacher.close()
+
+    asyncio.run(asking())
+    refused, *others = (request["at"] for request in endpoint.requests)
+    assert len(others) == 2
+    assert min(others) >= min(until, refused + 0.5) - 0.01
 
 
 @pytest.mark.parametrize("failure", [fail(500), fail(503), fail(408), drop, hang(1.0), lambda h: h.send(200, b"{")])
@@ -83,7 +96,8 @@ def test_passing_failures_are_tried_again(endpoint: Endpoint, tmp_path: Path, fa
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_what_no_retry_can_mend_ends_at_once_without_the_key(endpoint: Endpoint, tmp_path: Path, status: int) -> None:
     endpoint.script = [fail(status, f"Incorrect API key provided: {KEY}")]
-    with pytest.raises(ConfigError, match=rf"judge-1 at {re.escape(endpoint.base_url)}: HTTP {status}.*check ") as raised:
+    named = rf"judge-1 at {re.escape(endpoint.base_url)}: HTTP {status}.*check "
+    with pytest.raises(ConfigError, match=named) as raised:
         ask(tmp_path, settings(endpoint))
     assert len(endpoint.requests) == 1
     assert KEY not in "".join(traceback.format_exception(raised.value))
@@ -137,12 +151,6 @@ def test_a_separate_thought_is_joined_to_the_answer(endpoint: Endpoint, tmp_path
     endpoint.script = [complete("<answer>B</answer>", reasoning_content="Grain.")]
     [reply] = ask(tmp_path, settings(endpoint))
     assert read_reply("", reply).reasoning == "Grain."
-
-
-def test_no_more_requests_are_under_way_than_allowed(endpoint: Endpoint, tmp_path: Path) -> None:
-    endpoint.script = [complete(seconds=0.05) for _ in range(24)]
-    assert len(ask(tmp_path, settings(endpoint, max_in_flight=6), times=24)) == 24
-    assert 3 <= endpoint.most_in_flight <= 6
 
 
 def test_the_key_stands_in_no_log(endpoint: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

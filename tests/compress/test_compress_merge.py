@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_contracts.records import ANNOTATIONS, DIALOGUES
-from data_contracts.refs import text_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from data_contracts.records import ANNOTATIONS, DIALOGUES
+from data_contracts.refs import text_digest
 from pipeline_config.schema import CompressConfig, ConfigError
 from tasks.compress.merge import merge, unmerge
 from tasks.student.turns import assistant_turn, merge_answers, merge_prompt, split_answers, split_prompt, split_turn
@@ -50,7 +51,8 @@ def merged(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **config: An
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
 LINES = st.lists(st.one_of(TEXT, st.sampled_from(["1. B", " 2. C", "١. x", "", "2."])), min_size=1, max_size=4)
 ANSWER = LINES.map("\n".join).filter(lambda text: "</answer>" not in text)
-REASONING = st.none() | st.lists(st.sampled_from(["Noise is high.", "It is dark!", "Is 0.5 normal?", "so"])).map(" ".join)
+SENTENCES = st.lists(st.sampled_from(["Noise is high.", "It is dark!", "Is 0.5 normal?", "so"]))
+REASONING = st.none() | SENTENCES.map(" ".join)
 ROW = st.fixed_dictionaries(
     {
         "sample": st.sampled_from(["a", "b"]),

@@ -1,0 +1,178 @@
+"""The journal: what was answered stays answered, whatever ends the process that asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.annotate.journal import FILE, JournalDamaged, JournalledTeacher, open_journal
+from tasks.annotate.teacher import Reply, Request, Row
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from tasks.annotate.journal import open_journal
+from tasks.annotate.teacher import Reply, Request
+
+async def main():
+    with open_journal(Path(sys.argv[1])) as journal:
+        async def put(number):
+            request = Request("judge", f"question {number}", "picture", "{}", 1)
+            await journal.put(request, Reply(f"answer {number}"))
+            print(request.key, flush=True)
+        for first in range(0, 100_000, 8):
+            await asyncio.gather(*(put(first + i) for i in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def request(number: int, attempt: int = 1) -> Request:
+    return Request("judge", f"question {number}", "picture", "{}", attempt)
+
+
+def put_all(folder: Path, numbers: range) -> list[Reply]:
+    async def putting() -> list[Reply]:
+        with open_journal(folder) as journal:
+            return await asyncio.gather(*(journal.put(request(n), Reply(f"answer {n}", cost=n)) for n in numbers))
+
+    return asyncio.run(putting())
+
+
+def test_a_later_run_finds_what_an_earlier_one_wrote(tmp_path: Path) -> None:
+    refused = Reply("", refusal="no", finish_reason="content_filter", prompt_tokens=3, completion_tokens=4, cost=0.5)
+
+    async def putting() -> None:
+        with open_journal(tmp_path / "journal") as journal:
+            await journal.put(request(-1), refused)
+
+    asyncio.run(putting())
+    put_all(tmp_path / "journal", range(300))
+    with open_journal(tmp_path / "journal") as journal:
+        assert journal.get(request(-1).key) == refused
+        assert all(journal.get(request(n).key) == Reply(f"answer {n}", cost=n) for n in range(300))
+        assert journal.get(request(0, attempt=2).key) is None
+
+
+def test_the_key_is_the_whole_content_of_the_request() -> None:
+    keys = {
+        Request(*fields).key
+        for fields in [
+            ("judge", "prompt", "picture", "{}", 1),
+            ("other", "prompt", "picture", "{}", 1),
+            ("judge", "another", "picture", "{}", 1),
+            ("judge", "prompt", "another", "{}", 1),
+            ("judge", "prompt", "picture", '{"top_p": 1}', 1),
+            ("judge", "prompt", "picture", "{}", 2),
+        ]
+    }
+    assert len(keys) == 6
+    assert Request("judge", "prompt", "picture", "{}", 1).key in keys
+
+
+def test_the_first_answer_of_several_processes_stands(tmp_path: Path) -> None:
+    async def putting() -> list[Reply]:
+        with open_journal(tmp_path) as one, open_journal(tmp_path) as other:
+            first = await one.put(request(0), Reply("first"))
+            return [first, await other.put(request(0), Reply("second")), *filter(None, [one.get(request(0).key)])]
+
+    assert [reply.text for reply in asyncio.run(putting())] == ["first"] * 3
+
+
+def test_an_answer_that_was_used_survives_kill_9(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    used = [process.stdout.readline().strip() for _ in range(100)]
+    os.kill(process.pid, signal.SIGKILL)
+    used += [line.strip() for line in process.stdout if len(line) == 33]
+    process.wait()
+    with open_journal(tmp_path) as journal:
+        assert len(used) >= 100
+        assert all(journal.get(key) is not None for key in used)
+    put_all(tmp_path, range(200_000, 200_003))
+
+
+def test_a_half_written_commit_is_forgotten_and_the_others_stand(tmp_path: Path) -> None:
+    crashed = tmp_path / "crashed"
+    with open_journal(tmp_path / "whole") as journal:
+        for number in range(3):
+            asyncio.run(journal.put(request(number), Reply("answer")))
+        shutil.copytree(tmp_path / "whole", crashed)  # as a crash would leave it: the log was not merged
+    log = crashed / f"{FILE}-wal"
+    with log.open("r+b") as stream:
+        stream.truncate(log.stat().st_size - 100)
+    with open_journal(crashed) as journal:
+        assert [journal.get(request(n).key) is not None for n in range(3)] == [True, True, False]
+        asyncio.run(journal.put(request(2), Reply("again")))
+    with open_journal(crashed) as journal:
+        assert [journal.get(request(n).key) is not None for n in range(3)] == [True, True, True]
+
+
+def test_a_damaged_file_is_named_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with (
+        pytest.raises(JournalDamaged, match=rf"{FILE}: file is not a database; move the file away"),
+        open_journal(tmp_path),
+    ):
+        pass
+
+
+class Counting:
+    """A teacher that takes its time and counts what it is asked."""
+
+    name = "counting"
+    max_in_flight = 8
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def request(self, question: Row, sample: Row, attempt: int) -> Request:
+        return Request(self.name, question["question"], sample["sample_id"], "{}", attempt)
+
+    async def ask(self, request: Request, question: Row, sample: Row) -> Reply:
+        self.asked.append(request)
+        await asyncio.sleep(0.01)
+        return Reply(f"<think>Try {request.attempt}.</think><answer>B</answer>", cost=2.0)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_equal_requests_are_asked_once_even_at_the_same_time(tmp_path: Path) -> None:
+    async def asking() -> tuple[list[str | None], Counting, JournalledTeacher]:
+        with open_journal(tmp_path) as journal:
+            counting = Counting()
+            teacher = JournalledTeacher(counting, journal)
+            tries = [({"question": f"q{n % 5}"}, {"sample_id": "s"}, 1 + n % 2) for n in range(40)]
+            answers = await asyncio.gather(*(teacher.answer(*tried) for tried in tries))
+            return [answer.reasoning for answer in answers], counting, teacher
+
+    reasonings, counting, teacher = asyncio.run(asking())
+    assert reasonings == ["Try 1.", "Try 2."] * 20
+    assert len(counting.asked) == len({asked.key for asked in counting.asked}) == 10
+    assert (teacher.num_calls, teacher.num_hits, teacher.cost) == (10, 30, 20.0)
+    again, counting, teacher = asyncio.run(asking())
+    assert again == reasonings
+    assert counting.asked == []
+    assert (teacher.num_calls, teacher.num_hits, teacher.cost) == (0, 40, 0.0)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    from tasks.launcher.job import DiskFull
+
+    async def putting() -> None:
+        with open_journal(tmp_path) as journal:
+            pages = sqlite3.connect(tmp_path / FILE).execute("PRAGMA page_count").fetchone()[0]
+            journal._writing.execute(f"PRAGMA max_page_count = {pages}")  # the file may not grow
+            await journal.put(request(0), Reply("x" * 1_000_000))
+
+    with pytest.raises(DiskFull, match=r"no room for the teacher's answers"):
+        asyncio.run(putting())
