@@ -32,7 +32,6 @@ from tasks.launcher.job import DiskFull, Job, disk_full
 from tasks.launcher.publish import disk_space, move_in, write_table
 from tasks.launcher.source import source_digest
 from tasks.launcher.terminal import Progress
-from tasks.lineage.snapshot import snapshot
 from tasks.lineage.store import Lineage
 from tasks.tracking.runs import MetricPoint, Tracking
 
@@ -223,7 +222,7 @@ class Stage:
                 self.tracking.end(self.mlflow_run_id, status)
         with contextlib.suppress(*([Exception] if reason else [])):
             self.lineage.end_stage(self.run_id, state, seconds, facts, reason)
-            snapshot(self.lineage)
+            self.lineage.snapshot()
 
 
 @contextlib.contextmanager
@@ -275,7 +274,7 @@ def stage_facts(run: Run, stage: str, ref: Ref) -> dict[str, Any]:
     row = lineage.stage_run(run, stage)
     if row is None or row["state"] != "complete":
         lineage.record_reuse(run, stage, ref)
-        snapshot(lineage)
+        lineage.snapshot()
         row = lineage.stage_run(run, stage)
     assert row is not None
     return {

@@ -73,9 +73,9 @@ def _create_views(path: Path) -> None:
 def _rows_view(connection: duckdb.DuckDBPyConnection, kind: str) -> str:
     """The view over all published rows of a kind: each content once, from a file that still stands."""
     published = connection.execute(
-        "SELECT dataset_id, uri FROM output WHERE kind = ? ORDER BY run_id", [kind]
+        "SELECT DISTINCT dataset_id, uri FROM output WHERE kind = ? ORDER BY ALL", [kind]
     ).fetchall()
-    paths = {dataset_id: uri for dataset_id, uri in published if Path(uri).exists()}
+    paths = {dataset_id: uri for dataset_id, uri in published if _is_readable(connection, uri)}
     if not paths:
         connection.register("no_rows", SCHEMAS[kind].empty_table())
         columns = connection.execute("DESCRIBE SELECT * FROM no_rows").fetchall()
@@ -94,6 +94,15 @@ def _rows_view(connection: duckdb.DuckDBPyConnection, kind: str) -> str:
         JOIN (VALUES {names}) AS published (uri, dataset_id) ON published.uri = file.filename
         JOIN dataset ON dataset.dataset_id = published.dataset_id
         LEFT JOIN run AS maker ON maker.run_id = dataset.run_id"""
+
+
+def _is_readable(connection: duckdb.DuckDBPyConnection, uri: str) -> bool:
+    """False for a file that was deleted or spoilt: one view over all files must not fail for it."""
+    try:
+        connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_quoted(uri)})").fetchall()
+    except duckdb.Error:
+        return False
+    return True
 
 
 def _quoted(text: Path | str) -> str:

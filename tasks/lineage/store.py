@@ -193,6 +193,12 @@ class Lineage:
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def snapshot(self) -> Path:
+        """Give analysts what has been recorded so far: `tasks.lineage.snapshot.snapshot`."""
+        from tasks.lineage.snapshot import snapshot
+
+        return snapshot(self)
+
     # ---------------------------------------------------------------------------------------------------------- inside
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -199,11 +199,14 @@ def test_two_runs_keep_their_own_ancestors_and_one_content_stands_once(lineage: 
     assert ask(manifest, "SELECT count(*) AS n FROM samples") == [{"n": 2}]
 
 
-def test_a_deleted_run_takes_its_rows_but_not_the_views(lineage: Lineage) -> None:
+def test_a_deleted_or_cut_file_takes_its_rows_but_not_the_views(lineage: Lineage) -> None:
     refs = publish(lineage, Run("run-1", str(lineage.home), "m"), ROWS)
     refs["rollouts"].path.unlink()
+    content = refs["evaluation"].path.read_bytes()
+    refs["evaluation"].path.write_bytes(content[: len(content) // 2])
     manifest = snapshot(lineage)
     assert ask(manifest, "SELECT * FROM rollout_ancestry") == []
+    assert ask(manifest, "SELECT * FROM evaluation_ancestry") == []
     assert len(ask(manifest, "SELECT * FROM ancestry")) == 3
 
 
