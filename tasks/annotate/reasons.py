@@ -1,6 +1,6 @@
 """The measured teacher's words: which measurements speak for a conclusion, in one short sentence.
 
-"Noise 31 is very high and sharpness 40 high in the top left, suggesting severe noise." A number is what was measured in
+"Noise 31 is very high and sharpness 40 high at the top left, suggesting severe noise." A number is what was measured in
 the box, a grade how many spreads it lies above the typical clean picture: beyond 1 high or low, beyond 2.5 very. Ours,
 not of a paper.
 """
@@ -81,4 +81,4 @@ def _grade(above: float) -> str:
 
 def _where(box: Box) -> str:
     position = position_of(box)
-    return "" if position == WHOLE_PICTURE else f" in the {position}"
+    return "" if position == WHOLE_PICTURE else f" at the {position}"
