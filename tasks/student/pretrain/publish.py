@@ -27,6 +27,7 @@ def publish(
         eos_token_id=ends, pad_token_id=tokens.pad_token_id, bos_token_id=ends[1], do_sample=False
     )
     weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    del weights["lm_head.weight"]  # tied to the embeddings
     model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     rows = json.dumps(as_rows(photographs), indent=1, ensure_ascii=False)
