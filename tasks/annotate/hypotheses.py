@@ -40,10 +40,10 @@ def _choice(question: Row, evidence: Evidence) -> list[Try]:
     options: Sequence[str] = question["options"] or []
     asked = named_distortion(question["question"].split("\n")[0])
     lowered = [option.lower() for option in options]
-    if asked and any(option in (*map(str.lower, SEVERITIES), NOT_VISIBLE.lower()) for option in lowered):
-        ranked = _by_severity(evidence, asked)
-    elif asked and any(option in POSITIONS for option in lowered):
-        ranked = _by_position(evidence, asked)
+    if any(option in (*map(str.lower, SEVERITIES), NOT_VISIBLE.lower()) for option in lowered):
+        ranked = _by_severity(evidence, asked) if asked else _severities_of_key(evidence)
+    elif not any(map(named_distortion, options)) and any(option in POSITIONS for option in lowered):
+        ranked = _by_position(evidence, asked) if asked else _positions_of_key(evidence)
     elif any(option in LEVELS for option in lowered):
         ranked = [(reason, level) for level, reason in _levels(evidence)]
     else:
@@ -54,6 +54,14 @@ def _choice(question: Row, evidence: Evidence) -> list[Try]:
         if option.lower() in letters:
             answers.setdefault(letters[option.lower()], reason)
     return [(reason, letter) for letter, reason in answers.items()]
+
+
+def _severities_of_key(evidence: Evidence) -> list[Try]:
+    return [(reason, one.severity if one else NOT_VISIBLE) for one, reason in _key_distortions(evidence)]
+
+
+def _positions_of_key(evidence: Evidence) -> list[Try]:
+    return [(reason, position_of(one.box)) for one, reason in _key_distortions(evidence) if one]
 
 
 def _by_severity(evidence: Evidence, distortion: str) -> list[Try]:
