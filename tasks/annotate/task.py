@@ -6,12 +6,15 @@ import asyncio
 import os
 from pathlib import Path
 
+import pyarrow as pa
 from prefect import task
 from prefect.blocks.system import Secret
 
 from data_contracts.refs import Ref, Run
 from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
 from tasks.launcher.stage import open_stage, stage_options
+
+CHECKED_ROWS = 2_000  # of the annotations, evenly spread, on which the rewards' health is checked
 
 
 @task(**stage_options("annotate"))
@@ -27,7 +30,17 @@ def annotate(run: Run, config: PipelineConfig, samples: Ref) -> Ref:
             annotate_samples(samples.path, journal, config.annotate, config.rewards, key, stage.progress)
         )
         stage.note(**annotated.figures)
+        _check_rewards(annotated.table, config)
         return stage.publish_table("annotations", annotated.table, annotated.quarantine)
+
+
+def _check_rewards(annotations: pa.Table, config: PipelineConfig) -> None:
+    """Raise ContractError if a reward pays for tricks on these questions, before a student is trained on it."""
+    from tasks.rewards.health import health_report, require_healthy
+
+    every = max(1, annotations.num_rows // CHECKED_ROWS)
+    rows = annotations.take(list(range(0, annotations.num_rows, every))).to_pylist()
+    require_healthy(health_report(rows, config.rewards), config.rewards)
 
 
 def api_key(variable: str) -> str:
