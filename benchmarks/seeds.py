@@ -2,8 +2,8 @@
 
     python -m benchmarks.seeds --config small --seeds 1 2 3 --json seeds.json
 
-Runs the flow per seed with the mined pool and again with the random one; everything before GRPO comes from the cache the
-second time. All seeds hold out the same photographs, so the paired bootstrap draws photographs once for all seeds:
+Runs the flow per seed with the mined pool and again with the random one; everything before GRPO comes from the cache
+the second time. All seeds hold out the same photographs, so the paired bootstrap draws photographs once for all seeds:
 per draw the metric is recomputed for each seed and student, and the difference averaged over the seeds.
 """
 

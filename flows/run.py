@@ -25,22 +25,22 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
-import yaml  # noqa: E402
-from prefect import Flow, flow  # noqa: E402
-from prefect.artifacts import create_table_artifact  # noqa: E402
-from prefect.runtime import flow_run  # noqa: E402
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402
+import yaml
+from prefect import Flow, flow
+from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from data_contracts.check import ContractError  # noqa: E402
-from data_contracts.refs import Ref, Run  # noqa: E402
-from flows.summary import print_summary, summarise, write_summary  # noqa: E402
-from pipeline_config.home import home  # noqa: E402
-from pipeline_config.schema import ConfigError, PipelineConfig, load_config  # noqa: E402
-from tasks.launcher.child import ChildFailed, children_end_with  # noqa: E402
-from tasks.launcher.job import DiskFull, write_atomically  # noqa: E402
-from tasks.launcher.stage import result_storage, stage_facts  # noqa: E402
-from tasks.lineage.store import Lineage  # noqa: E402
-from tasks.tracking.runs import Tracking  # noqa: E402
+from data_contracts.check import ContractError
+from data_contracts.refs import Ref, Run
+from flows.summary import print_summary, summarise, write_summary
+from pipeline_config.home import home
+from pipeline_config.schema import ConfigError, PipelineConfig, load_config
+from tasks.launcher.child import ChildFailed, children_end_with
+from tasks.launcher.job import DiskFull, write_atomically
+from tasks.launcher.stage import result_storage, stage_facts
+from tasks.lineage.store import Lineage
+from tasks.tracking.runs import Tracking
 
 CLEAR = (ConfigError, ContractError, ChildFailed, DiskFull)  # their message says what to do; no traceback is needed
 EXIT_FAILED, EXIT_USER = 1, 2
