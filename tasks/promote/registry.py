@@ -9,8 +9,10 @@ MLflow's global state is left alone.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from tasks.tracking.runs import Tracking
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 DIGEST_TAG = "student_digest"
+CHECKPOINT_TAG = "checkpoint"
 AGAINST_TAG = "against_digest"  # of the champion a version was judged against; empty: the base
 SOURCE = Path(__file__).resolve().parents[2]
 # What the served model imports, with what these import in turn; only their Python files travel.
@@ -35,10 +38,12 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version. digest: of its checkpoint. against: of the champion it was judged against, if any."""
+    """A registered version. digest: of its checkpoint, which stands at `checkpoint` within the version's artifacts.
+    against: digest of the champion it was judged against, if any."""
 
     number: str
     digest: str
+    checkpoint: str
     against: str | None
 
 
@@ -47,6 +52,7 @@ class Registry:
 
     def __init__(self, tracking: Tracking, name: str) -> None:
         self.tracking, self.name = tracking, name
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the stage has its own
 
     @property
     def client(self) -> Any:
@@ -76,8 +82,9 @@ class Registry:
         Raises ConfigError if it is gone or is not what was registered.
         """
         from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
 
-        where = f"{self.client.get_model_version_download_uri(self.name, version.number)}/artifacts/student"
+        where = f"{self.client.get_model_version_download_uri(self.name, version.number)}/{version.checkpoint}"
         try:
             local = where.startswith(("file:", "/"))
             path = download_artifacts(
@@ -86,7 +93,7 @@ class Registry:
             ref = Ref("student", str(Path(path).absolute()), version.digest, 0)
             if ref.holds():
                 return ref
-        except OSError:
+        except (OSError, MlflowException):
             pass
         raise ConfigError(
             f"promote: version {version.number} of {self.name}: its checkpoint {where} is gone or was changed; restore "
@@ -109,10 +116,10 @@ class Registry:
             client.finalize_logged_model(logged.model_id, "READY")
         created = client.create_model_version(
             self.name,
-            source=logged.model_uri,
+            source=logged.artifact_location,  # of "models:/<id>" MLflow would ask its global store
             run_id=mlflow_run_id,
             model_id=logged.model_id,
-            tags={DIGEST_TAG: student.digest, **tags},
+            tags={DIGEST_TAG: student.digest, CHECKPOINT_TAG: f"artifacts/{student.path.name}", **tags},
         )
         return _version(created)
 
@@ -144,14 +151,13 @@ def package_student(checkpoint: Path, settings: StudentConfig, target: Path) -> 
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         source = copy_source(Path(folder))
-        # The artifact keeps its folder's name, and a published student's folder may have any.
-        (Path(folder) / "student").symlink_to(checkpoint, target_is_directory=True)
+        warnings.simplefilter("ignore", UserWarning)  # no example input: answering one would load the student
         save_model(
             str(target),
             python_model=str(Path(__file__).with_name("student_model.py")),
-            artifacts={"checkpoint": str(Path(folder) / "student")},
+            artifacts={"checkpoint": str(checkpoint)},
             code_paths=[str(path) for path in source],
             model_config={"student": settings.model_dump(mode="json")},
             pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES],
@@ -182,5 +188,7 @@ def copy_source(folder: Path) -> list[Path]:
 
 
 def _version(found: Any) -> Version:
-    against = found.tags.get(AGAINST_TAG) or None
-    return Version(str(found.version), found.tags.get(DIGEST_TAG, ""), against)
+    tags = found.tags
+    return Version(
+        str(found.version), tags.get(DIGEST_TAG, ""), tags.get(CHECKPOINT_TAG, ""), tags.get(AGAINST_TAG) or None
+    )

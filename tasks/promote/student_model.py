@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.pyfunc import PythonModel
 
 PARAMS: dict[str, Any] = {"reasoning": False, "max_new_tokens": 256, "batch_size": 16}
@@ -36,7 +37,7 @@ class StudentModel(PythonModel):
         settings = StudentConfig(**context.model_config["student"])
         self.student = load_student(context.artifacts["checkpoint"], settings)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """Answers, in the order of the rows. Raises ValueError naming the row whose image cannot be read."""
         from tasks.rewards.answers.turn import read_turn
         from tasks.student.encode import Prompt

@@ -1,0 +1,93 @@
+"""A registry in a home of its own, students, and evaluations whose outcome the test chooses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_contracts.refs import Ref, digest_of
+from pipeline_config.schema import PipelineConfig, TrackingConfig
+from tasks.promote.registry import Registry
+from tasks.tracking.runs import Tracking
+
+_path = Path(__file__).parents[1] / "grpo" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("grpo_conftest", _path)
+assert _spec is not None
+assert _spec.loader is not None
+_grpo = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_grpo)
+
+student_folder = _grpo.student_folder
+
+CONFIG = {
+    "name": "test",
+    "ingest": {"sources": [{"kind": "degrade", "name": "photographs"}]},
+    "sft": {"optimiser": {"lr": 1e-3}},
+    "grpo": {"optimiser": {"lr": 1e-3}},
+}
+Evaluate = Callable[..., Ref]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose MLflow store is made once: its tables take seconds."""
+    folder = tmp_path_factory.mktemp("home")
+    Tracking(folder, TrackingConfig()).start_run("first")
+    return folder
+
+
+@pytest.fixture
+def home(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DISCERN_HOME", str(store))
+    return store
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest) -> PipelineConfig:
+    """A configuration whose registered model no other test has."""
+    return PipelineConfig.model_validate({**CONFIG, "promote": {"registered_model": request.node.name}})
+
+
+@pytest.fixture
+def registry(home: Path, config: PipelineConfig) -> Registry:
+    return Registry(Tracking(home, config.tracking), config.promote.registered_model)
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Callable[[str], Ref]:
+    """A published student of these weights; what promotion moves about needs no model that runs."""
+
+    def make(weights: str) -> Ref:
+        folder = tmp_path / f"students-{weights}" / "student"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_text(weights)
+        (folder / "config.json").write_text("{}")
+        return Ref("student", str(folder), digest_of(folder), 0)
+
+    return make
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Evaluate:
+    """An evaluation in which the challenger gains this much over the champion it was measured against, or the base."""
+
+    def make(gain: float, champion: Ref | None = None, low: float | None = None) -> Ref:
+        pair = f"grpo - {'champion' if champion else 'base'}"
+        figures = {"mean": gain, "low": gain - 0.1 if low is None else low, "high": gain + 0.1}
+        folder = tmp_path / f"evaluation-{gain}-{champion.digest if champion else None}"
+        folder.mkdir(exist_ok=True)
+        scores = {
+            "students": {},
+            "pairs": {pair: {"composite": figures}},
+            "champion_digest": champion.digest if champion else None,
+        }
+        (folder / "scores.json").write_text(json.dumps(scores))
+        table = folder / "evaluation.parquet"
+        table.write_text(folder.name)
+        return Ref("evaluation", str(table), digest_of(table), 1)
+
+    return make
