@@ -18,6 +18,7 @@ from data_contracts.records import CHOICE_KINDS, DISTORTIONS, SEVERITIES, SUB_TA
 from pipeline_config.rubrics import DEFAULT_RUBRICS
 
 CONFIG_FOLDER = Path(__file__).parent
+_UNKNOWN_KEY = "unknown key: check its spelling against pipeline_config/schema.py"
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -321,9 +322,7 @@ class PromoteConfig(Section):
     min_gain: dict[str, float] = Field(
         {"composite": 0.0}, description="metric -> smallest paired mean difference to the present champion"
     )
-    min_low: dict[str, float] = Field(
-        {}, description="metric -> smallest lower end of the paired 95 % interval"
-    )
+    min_low: dict[str, float] = Field({}, description="metric -> smallest lower end of the paired 95 % interval")
 
 
 class TrackingConfig(Section):
@@ -376,7 +375,7 @@ def load_config(name: str | Path, overrides: dict[str, Any] | None = None) -> Pi
     except ValidationError as error:
         findings = "\n".join(
             f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
-            + (" (unknown key: check its spelling against pipeline_config/schema.py)" if e["type"] == "extra_forbidden" else "")
+            + (f" ({_UNKNOWN_KEY})" if e["type"] == "extra_forbidden" else "")
             for e in error.errors()
         )
         raise ConfigError(f"{path}: {error.error_count()} key(s) cannot be used:\n{findings}") from error

@@ -1,4 +1,4 @@
-"""The whole flow on the tiny configuration, as a command: what it leaves behind, and what a second run does not do again."""
+"""The whole flow on the tiny configuration, as a command: what it leaves, and what a second run does not do again."""
 
 from __future__ import annotations
 

@@ -61,6 +61,6 @@ def test_cancelling_ends_the_child_and_keeps_the_checkpoint(desk: Any, tmp_path:
     assert children_of(process, "tasks.sft.train")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
-    gone, alive = psutil.wait_procs(family, timeout=30)
+    _gone, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert checkpoint(desk.home, "sft")
