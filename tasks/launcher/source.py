@@ -40,8 +40,8 @@ def closure(package: str, root: Path = ROOT) -> tuple[list[Path], set[str]]:
     """
     folder = root.joinpath(*package.split("."))
     own = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    reached, others = set(own), set()
-    waiting = [path for path in own if path.suffix == ".py"]
+    reached, others = own | _files_of(package, root), set()
+    waiting = [path for path in reached if path.suffix == ".py"]
     while waiting:
         path = waiting.pop()
         for name in _imports(path, _module_name(path, root), _stamp(path)):
