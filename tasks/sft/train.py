@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import TrainerCallback, set_seed
 
+from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress
 from tasks.sft.dialogues import TrainingDialogues
 from tasks.sft.trainer import SftTrainer, training_arguments
@@ -48,6 +49,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     """
     set_seed(job.seed)
     args = training_arguments(job.config, job.folder / "checkpoints", job.seed)
+    _check_devices(job.config, args.world_size)
     student = load_student(job.config.student.model, job.config.student, train=True)
     freeze(student.model, job.config.sft.freeze)
     dialogues = TrainingDialogues(student, Path(job.inputs["dialogues"]), job.config.sft.max_tokens)
@@ -70,6 +72,14 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     }
     _write(job, student, trainer, history, dialogues.quarantined)
     return facts
+
+
+def _check_devices(config: PipelineConfig, world_size: int) -> None:
+    devices = config.student.devices
+    if world_size != devices:
+        raise ConfigError(f"student.devices is {devices}, but {world_size} process(es) run; start it with torchrun")
+    if config.sft.deepspeed and devices == 1:
+        raise ConfigError("sft.deepspeed: needs student.devices of two or more; leave it out for one")
 
 
 def _closing_loss(history: list[dict[str, float]]) -> float:

@@ -75,6 +75,8 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     base = _base_of(adapters, note) if adapters else model
     base_source = resolve_model(base)
     family = _family(base_source)
+    if train:
+        _join_deepspeed()
     network = _load_base(base_source, config, _dtype(config, train, lora=bool(adapters or config.lora)))
     if adapters:
         network = _load_adapters(network, adapters, train)
@@ -158,6 +160,21 @@ def _dtype(config: StudentConfig, train: bool, lora: bool) -> torch.dtype:
     if config.precision == "float32" or (train and not lora and deepspeed_config() is None):
         return torch.float32
     return torch.bfloat16
+
+
+def _join_deepspeed() -> None:
+    """Where a stage trains under DeepSpeed, join its world: ZeRO-3 shards the weights over it while they load."""
+    from transformers.integrations.deepspeed import deepspeed_config
+
+    if deepspeed_config() is None:
+        return
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        # Gloo does what this operator does faster; compiling it takes minutes, and a kill meanwhile leaves a lock that
+        # every later start waits for.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
 def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) -> Any:

@@ -140,6 +140,11 @@ def test_nothing_to_train_on_is_said(make_job: MakeJob, dialogues: Path, tmp_pat
         run(make_job(rows=tmp_path / "test.parquet"))
 
 
+def test_devices_that_are_not_there_are_said(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match=r"student\.devices is 2, but 1 process"):
+        run(make_job(student={"devices": 2}))
+
+
 def test_a_loss_that_is_no_number_is_said(make_job: MakeJob) -> None:
     job = make_job(lr=1e30)
     with pytest.raises(ValueError, match=r"lower sft\.optimiser\.lr"):

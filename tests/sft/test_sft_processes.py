@@ -1,0 +1,108 @@
+"""SFT in real processes: killed with SIGKILL at any moment and started again, shared by two processes, under ZeRO."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline_config.schema import StudentConfig
+from tasks.launcher.child import ChildFailed, run_child
+from tasks.launcher.job import Job
+
+pytestmark = pytest.mark.slow
+MakeJob = Callable[..., Job]
+ROOT = Path(__file__).parents[2]
+ZERO = {stage: str(ROOT / "pipeline_config" / "deepspeed" / f"zero{stage}.json") for stage in (2, 3)}
+
+
+def start(job: Job) -> subprocess.Popen[bytes]:
+    (job.folder / "job.json").write_text(json.dumps(job.to_dict()))
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.sft.train", str(job.folder / "job.json")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    (file,) = job.out.glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.timeout(600)
+def test_killed_again_and_again_it_ends_in_the_same_weights(make_job: MakeJob) -> None:
+    """Kills fall anywhere, in the writing of a checkpoint too: one is written at every step."""
+    options = {"epochs": 12, "save_steps": 1}
+    whole, killed = make_job("whole", **options), make_job("killed", **options)
+    facts = run_child("tasks.sft.train", whole.to_dict(), whole.folder, env={"OMP_NUM_THREADS": "1"})
+    rng = np.random.default_rng(0)
+    checkpoints = killed.folder / "checkpoints"
+    for kills in range(1, 4):
+        process = start(killed)
+        while len(list(checkpoints.glob("checkpoint-*"))) == 0 or not any(
+            int(path.name.rpartition("-")[2]) > 10 * kills for path in checkpoints.glob("checkpoint-*")
+        ):
+            assert process.poll() is None, "ended before it was killed"
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not killed.out.exists()
+    again = run_child("tasks.sft.train", killed.to_dict(), killed.folder, env={"OMP_NUM_THREADS": "1"})
+    assert again["resumed_at"] > 30
+    assert again["steps"] == facts["steps"] == 48
+    for name, expected in weights(whole).items():
+        assert torch.equal(weights(killed)[name], expected), name
+
+
+def test_the_parent_hears_progress_and_user_errors(make_job: MakeJob) -> None:
+    job = make_job(batch_size=7)
+    heard: list[dict[str, float]] = []
+    run_child("tasks.sft.train", job.to_dict(), job.folder, on_progress=heard.append)
+    assert [(line["done"], line["total"]) for line in heard] == [(1, 2), (2, 2)]
+    assert all(line["loss"] > 0 for line in heard)
+    broken = make_job("broken", student={"model": "/nowhere"})
+    with pytest.raises(ChildFailed, match="/nowhere: no folder is there") as failure:
+        run_child("tasks.sft.train", broken.to_dict(), broken.folder)
+    assert not failure.value.retryable
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("deepspeed", "lora"),
+    [(None, None), (ZERO[2], None), (ZERO[2], {"r": 4, "alpha": 8, "dropout": 0.0}), (ZERO[3], None)],
+    ids=["ddp", "zero2", "zero2-lora", "zero3"],
+)
+def test_two_processes(deepspeed: str | None, lora: dict[str, float] | None, make_job: MakeJob) -> None:
+    """Two processes take the steps of one that accumulates two batches."""
+    from tasks.student.checkpoint import load_student
+
+    settings = {"batch_size": 7, "epochs": 4, "save_steps": 3, "lr": 1e-3}
+    job = make_job("two", student={"devices": 2, "lora": lora}, deepspeed=deepspeed, **settings)
+    facts = run_child("tasks.sft.train", job.to_dict(), job.folder, devices=2, env={"OMP_NUM_THREADS": "1"})
+    assert facts["steps"] == 4
+    assert math.isfinite(facts["loss"])
+    assert (job.folder / "checkpoints" / "checkpoint-3" / "complete.json").is_file()
+    single = make_job("one", student={"lora": lora}, accumulate=2, **settings)
+    run_child("tasks.sft.train", single.to_dict(), single.folder, env={"OMP_NUM_THREADS": "1"})
+    losses = [
+        [entry["loss"] for entry in json.loads((j.out / "history.json").read_text())["steps"]] for j in (job, single)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    ours, expected = (load_student(str(j.out), StudentConfig()).model.state_dict() for j in (job, single))
+    assert ours.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(ours[name], weight, rtol=0, atol=2e-3, msg=name)
