@@ -1,0 +1,122 @@
+"""The child: real students with random weights answer held-out dialogues; blind rows; a retry; the stage's task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_contracts.records import DIALOGUES, EVALUATION
+from data_contracts.refs import Ref, Run, digest_of
+from pipeline_config.schema import ConfigError, PipelineConfig
+from tasks.evaluate import answer
+from tasks.evaluate.report import make_report
+from tasks.evaluate.task import evaluate
+from tasks.launcher.job import Job
+
+Row = dict[str, Any]
+
+
+def _job(folder: Path, config: PipelineConfig, dialogues: list[Row], student: Path, **more: str) -> Job:
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "dialogues.parquet"
+    pq.write_table(pa.Table.from_pylist(dialogues, schema=DIALOGUES), table)
+    inputs = {"dialogues": str(table), "sft": str(student), "grpo": str(student), **more}
+    settings = config.model_copy(update={"student": config.student.model_copy(update={"model": str(student)})})
+    return Job(config=settings, inputs=inputs, out=folder / "out", folder=folder, seed=3)
+
+
+def test_every_student_answers_every_question(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _job(tmp_path / "first", config, dialogues, student_folder, champion=str(student_folder))
+    facts = answer.run(job)
+    assert facts == {
+        "num_dialogues": 24,
+        "num_questions": facts["num_questions"],
+        "num_photographs": 6,
+        "num_students": 6,
+    }
+    table = pq.read_table(job.out)
+    assert table.schema.equals(EVALUATION)
+    rows = table.to_pylist()
+    by_student = {name: [r for r in rows if r["student"] == name] for name in {r["student"] for r in rows}}
+    assert by_student.keys() == {"base", "sft", "grpo", "swapped", "constant", "champion"}
+    asked = {r["question_id"] for r in by_student["base"]}
+    held_out = {p["question_id"] for row in dialogues if row["split"] == "test" for p in row["pairs"]}
+    assert asked <= held_out
+    assert all({r["question_id"] for r in own} == asked and len(own) == len(asked) for own in by_student.values())
+
+    def said(name: str) -> list[str]:
+        return [r["completion"] for r in by_student[name]]
+
+    assert said("sft") == said("grpo") == said("base") == said("champion")  # one checkpoint, greedy
+
+    # A retry asks only the student that was cut off.
+    (job.folder / "grpo.parquet").unlink()
+    asked_again: list[str] = []
+    real = answer._answer
+    monkeypatch.setattr(
+        answer, "_answer", lambda job, sitting, *rest: asked_again.append(sitting.name) or real(job, sitting, *rest)
+    )
+    answer.run(job)
+    assert asked_again == ["grpo"]
+    assert pq.read_table(job.out).to_pylist() == rows
+
+
+def test_only_the_blind_student_is_shown_other_pictures(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
+) -> None:
+    held_out = [row for row in dialogues if row["split"] == "test"]
+    photograph_of = {row["media_path"]: row["source_photograph"] for row in held_out}
+    for sitting in answer._sittings(_job(tmp_path, config, dialogues, student_folder), held_out):
+        same = [photograph_of[path] == photograph_of[shown] for path, shown in sitting.pictures.items()]
+        assert len(same) == len(photograph_of)
+        assert not any(same) if sitting.name == "swapped" else all(same)
+
+
+@pytest.mark.slow
+def test_the_stage_publishes_rows_scores_and_what_the_report_needs(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
+) -> None:
+    run = Run("run-1", str(tmp_path / "home"), "")
+    job = _job(tmp_path / "job", config, dialogues, student_folder)
+    table = Path(job.inputs["dialogues"])
+    student = Ref("student", str(student_folder), digest_of(student_folder), 0)
+    published = evaluate.fn(
+        run, job.config, Ref("dialogues", str(table), digest_of(table), len(dialogues)), student, student
+    )
+    assert published.holds()
+    scores = json.loads(published.path.with_name("scores.json").read_text())
+    assert scores["champion_digest"] is None
+    assert set(scores["pairs"]) == {"sft - base", "sft - constant", "sft - swapped", "grpo - sft", "grpo - base"}
+    assert scores["pairs"]["grpo - sft"]["composite"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    report = make_report(run, job.config, {**scores, "stages": {}}, {"evaluate": published, "grpo": student})
+    assert report == tmp_path / "home" / "reports" / "run-1" / "report.html"
+    assert report.read_text().count("<article") == config.evaluate.gallery
+
+
+def test_the_constant_is_fitted_on_training_questions_alone(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
+) -> None:
+    blurred = [row for row in dialogues if row["split"] == "test" or row["sample_id"] in ("s61", "s70")]
+    job = _job(tmp_path, config, blurred, student_folder)
+    chosen = [row for row in blurred if row["split"] == "test"]
+    rows = answer.constant_rows(blurred, chosen, job)
+    types = [r for r in rows if r["kind"] == "type"]
+    assert {r["answer"] for r in types} == {"B"}  # both training pictures are blurred
+    assert {r["accuracy"] for r in types} == {0.0, 1.0}
+    assert sum(r["accuracy"] for r in types) == len(types) / 2
+
+
+def test_a_kind_of_question_never_trained_on_is_the_users_error(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
+) -> None:
+    untrained = [row for row in dialogues if row["split"] == "test" or row["sub_task"] != "score"]
+    job = _job(tmp_path, config, untrained, student_folder)
+    with pytest.raises(ConfigError, match="held-out questions of score / score have none like them"):
+        answer.constant_rows(untrained, [row for row in untrained if row["split"] == "test"], job)

@@ -1,0 +1,102 @@
+"""Which dialogues are asked, and that a swapped picture is always one of another photograph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_config.schema import ConfigError
+from tasks.evaluate.items import choose, evaluation_rows, swap_pictures
+
+Row = dict[str, Any]
+
+
+def _row(number: int, photograph: str, sub_task: str, sample: str, split: str = "test") -> Row:
+    return {
+        "dialogue_id": f"d{number:05}",
+        "sample_id": sample,
+        "media_path": f"{sample}.png",
+        "source_photograph": photograph,
+        "sub_task": sub_task,
+        "split": split,
+    }
+
+
+def _grid(photographs: int = 6, pictures: int = 4, sub_tasks: int = 5) -> list[Row]:
+    return [
+        _row(((p * pictures + i) * sub_tasks) + s, f"photo{p}", f"task{s}", f"s{p}_{i}")
+        for p in range(photographs)
+        for i in range(pictures)
+        for s in range(sub_tasks)
+    ]
+
+
+@pytest.mark.parametrize("limit", [6, 17, 30, 61])
+def test_photographs_and_sub_tasks_are_asked_evenly(limit: int) -> None:
+    chosen = choose(_grid(), limit, seed=1)
+    assert len(chosen) == len({row["dialogue_id"] for row in chosen}) == limit
+    for column, spread in (("source_photograph", 1), ("sub_task", 2)):
+        counts = Counter(row[column] for row in chosen)
+        assert len(counts) == len({row[column] for row in _grid()})
+        assert max(counts.values()) - min(counts.values()) <= spread
+
+
+def test_a_picture_is_asked_everything_before_the_next_of_its_photograph() -> None:
+    chosen = choose(_grid(), 30, seed=1)  # six photographs x five sub-tasks
+    assert Counter(row["sample_id"] for row in chosen) == Counter(
+        {sample: 5 for sample in {row["sample_id"] for row in chosen}}
+    )
+
+
+def test_the_seed_decides_and_the_order_of_the_table_does_not() -> None:
+    assert choose(_grid(), 17, seed=1) == choose(_grid()[::-1], 17, seed=1)
+    assert choose(_grid(), 17, seed=1) != choose(_grid(), 17, seed=2)
+
+
+def test_fewer_than_asked_for_are_all_taken_and_training_rows_never() -> None:
+    rows = [*_grid(2, 1, 2), _row(900, "photo9", "task0", "s9", split="train")]
+    assert {row["dialogue_id"] for row in choose(rows, 500, seed=0)} == {row["dialogue_id"] for row in rows[:-1]}
+
+
+def test_nothing_held_out_is_the_users_error() -> None:
+    with pytest.raises(ConfigError, match="no dialogue is held out"):
+        choose([_row(0, "photo0", "mcq", "s0", split="train")], 5, seed=0)
+
+
+PICTURES = st.lists(
+    st.tuples(st.integers(0, 6), st.sampled_from([(56, 56), (112, 56), (84, 84)])), min_size=2, max_size=40
+).filter(lambda found: len({photograph for photograph, _ in found}) > 1)
+
+
+@given(PICTURES, st.integers(0, 9))
+def test_every_picture_is_swapped_for_one_of_another_photograph(
+    found: list[tuple[int, tuple[int, int]]], seed: int
+) -> None:
+    rows = [_row(i, f"photo{photograph}", "mcq", f"s{i}") for i, (photograph, _) in enumerate(found)]
+    sizes = {f"s{i}.png": size for i, (_, size) in enumerate(found)}
+    photograph_of = {row["media_path"]: row["source_photograph"] for row in rows}
+    swapped = swap_pictures(rows, sizes, seed)
+    assert swapped.keys() == sizes.keys()
+    assert swapped == swap_pictures(rows[::-1], sizes, seed)
+    for path, other in swapped.items():
+        assert photograph_of[path] != photograph_of[other]
+        same_size = {photograph_of[p] for p, size in sizes.items() if size == sizes[path]}
+        if len(same_size) > 1:
+            assert sizes[other] == sizes[path]
+
+
+def test_one_photograph_cannot_be_swapped() -> None:
+    with pytest.raises(ConfigError, match="at least two"):
+        swap_pictures([_row(0, "photo0", "mcq", "s0")], {"s0.png": (56, 56)}, seed=0)
+
+
+def test_a_dialogue_over_sub_tasks_becomes_rows_that_know_theirs(dialogues: list[Row]) -> None:
+    dialogue = {**dialogues[0], "sub_task": "mixed", "pairs": [row["pairs"][0] for row in dialogues[:5]]}
+    rows = evaluation_rows("sft", dialogue, "turn", ["A", None, "x", "y", "z"], [1.0, 0.0, 0.5, 0.0, 0.0])
+    assert [row["sub_task"] for row in rows] == ["mcq", "score", "dist_detect", "reg_perception", "assess"]
+    assert [row["answer"] for row in rows] == ["A", None, "x", "y", "z"]
+    assert len({row["question_id"] for row in rows}) == 5

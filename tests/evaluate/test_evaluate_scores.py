@@ -1,0 +1,79 @@
+"""Scores of students whose answers are known: perfect, silent, right on half of the photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasks.evaluate.scores import METRICS, flat, summarise
+from tasks.rewards.metrics import SIX
+
+Row = dict[str, Any]
+Answered = Callable[[str, Callable[[Row], str]], list[Row]]
+NOTHING = "I cannot say."
+
+
+def right(dialogue: Row) -> str:
+    return dialogue["response"]
+
+
+def half(dialogue: Row) -> str:
+    return dialogue["response"] if int(dialogue["source_photograph"][6]) % 2 else NOTHING
+
+
+@pytest.fixture(scope="module")
+def scores(answered: Answered) -> dict[str, Any]:
+    rows = [
+        *answered("grpo", right),
+        *answered("sft", half),
+        *answered("swapped", half),
+        *answered("base", lambda _: NOTHING),
+    ]
+    return summarise(rows, replicates=300, seed=5)
+
+
+def test_perfect_and_silent_students_stand_at_the_ends(scores: dict[str, Any]) -> None:
+    best, worst = scores["students"]["grpo"], scores["students"]["base"]
+    # By the official rule a true box that a region answer names too is once a false positive in the distortion mAP.
+    for metric in (set(SIX) - {"distortion_map"}) | {"detection_map"}:
+        assert best[metric] == {"value": 1.0, "low": 1.0, "high": 1.0}, metric
+        assert worst[metric]["value"] == 0.0, metric
+    assert best["composite"]["value"] == pytest.approx(sum(best[metric]["value"] for metric in SIX))
+    assert 5.5 < best["composite"]["value"] < 6
+    assert best["mos_srcc"]["value"] == pytest.approx(1.0)
+    assert (best["format"]["value"], worst["format"]["value"]) == (1.0, 0.0)
+    assert {"choice_accuracy/type", "choice_accuracy/significance"} <= best.keys() & METRICS.keys()
+
+
+def test_half_the_photographs_give_half_the_score_and_a_wide_interval(scores: dict[str, Any]) -> None:
+    for metric in ("perception_accuracy", "image_quality_accuracy", "format"):
+        figures = scores["students"]["sft"][metric]
+        assert figures["value"] == pytest.approx(0.5)
+        assert figures["low"] <= 0.2
+        assert figures["high"] >= 0.8
+
+
+def test_differences_are_paired_over_photographs(scores: dict[str, Any]) -> None:
+    same = scores["pairs"]["sft - swapped"]
+    assert same["composite"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert same["format"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    gain = scores["pairs"]["grpo - sft"]["perception_accuracy"]
+    assert gain["mean"] == pytest.approx(0.5)
+    assert 0 <= gain["low"] < gain["mean"] < gain["high"]
+
+
+def test_only_pairs_of_students_that_answered_are_there(scores: dict[str, Any]) -> None:
+    assert set(scores["pairs"]) == {"sft - base", "sft - swapped", "grpo - sft", "grpo - base"}
+
+
+def test_the_same_seed_gives_the_same_intervals(answered: Answered) -> None:
+    rows = answered("sft", half)
+    assert summarise(rows, 50, seed=1) == summarise(rows, 50, seed=1)
+    assert summarise(rows, 50, seed=1) != summarise(rows, 50, seed=2)
+
+
+def test_metrics_of_a_run_are_the_values(scores: dict[str, Any]) -> None:
+    assert flat(scores)["grpo.composite"] == scores["students"]["grpo"]["composite"]["value"]
+    assert flat(scores)["base.format"] == 0.0
