@@ -319,6 +319,7 @@ def test_every_kind_has_a_suite_and_every_suite_a_kind() -> None:
     assert kinds == set(records.SCHEMAS)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_seconds() -> None:
     check("rollouts", table("rollouts", [rollout()]))  # imports are not what is timed
     many = table("annotations", [annotation(i) for i in range(110_000)])

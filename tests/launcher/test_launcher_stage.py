@@ -87,6 +87,7 @@ def test_a_disk_that_fills_up_anywhere_in_a_stage_is_named(run: Run) -> None:
     assert row_of(run)["reason"].startswith("/media/a.png: no room left")
 
 
+@pytest.mark.slow
 def test_an_mlflow_run_is_gone_on_with_on_a_retry(run: Run) -> None:
     tracking = Tracking(run.home, CONFIG.tracking)
     tracked = Run("run-1", run.home, tracking.start_run("stage-test"))
