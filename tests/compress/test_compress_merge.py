@@ -174,5 +174,5 @@ def test_no_annotations_make_no_dialogues(tmp_path: Path) -> None:
 def test_dialogues_beyond_one_batch_keep_their_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [annotation(n, sample=f"s{n // 3}", answer="AB"[n % 2]) for n in range(60)]
     whole = merged(tmp_path, rows)
-    monkeypatch.setattr("tasks.compress.merge.BATCH", 7)
+    monkeypatch.setattr("tasks.compress.assemble.BATCH", 7)
     assert merged(tmp_path, rows) == whole
