@@ -46,6 +46,7 @@ TAIL_LINES = 20
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _running: set[subprocess.Popen[str]] = set()
+_told_to_end: set[subprocess.Popen[str]] = set()
 _running_lock = threading.Lock()
 
 
@@ -101,6 +102,8 @@ def run_child(
                 tail.append(line)
                 (on_line or LOGGER.info)(line)
         returncode = process.wait()
+        if process in _told_to_end:
+            raise ChildFailed(f"{module} was told to end with its flow", returncode, False, list(tail))
     if returncode != 0:
         raise _failure(module, returncode, list(tail), folder)
     return dict(json.loads((folder / RESULT_FILE).read_text()))
@@ -110,6 +113,7 @@ def end_children() -> None:
     """End every child of this process, whatever thread waits for it."""
     with _running_lock:
         running = list(_running)
+        _told_to_end.update(running)
     for process in running:
         _end(process)
 
@@ -174,6 +178,7 @@ def _started(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Pop
         _end(process)
         with _running_lock:
             _running.discard(process)
+            _told_to_end.discard(process)
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:

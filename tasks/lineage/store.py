@@ -142,8 +142,8 @@ class Lineage:
                    WHERE dataset_id = ? AND uri = ? AND name = ? AND state = 'complete' AND run_id <> ?
                    ORDER BY started_at DESC LIMIT 1""",
                 [ref.digest, ref.uri, stage, run_id],
-            ).fetchone()
-            maker = found[0] if found else None
+            ).fetchall()
+            maker = found[0][0] if found else None
             connection.execute(
                 """INSERT INTO run (run_id, parent_run_id, name, state, attempts, started_at, ended_at, seconds,
                                     reused_run_id)

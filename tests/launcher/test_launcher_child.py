@@ -253,7 +253,7 @@ def test_ctrl_c_ends_the_whole_group(folder: Path, stubborn: bool, monkeypatch: 
 
 
 def test_a_flow_that_is_left_ends_children_that_other_threads_wait_for(folder: Path) -> None:
-    failures: list[BaseException] = []
+    failures: list[ChildFailed] = []
 
     def stage() -> None:
         try:
@@ -274,7 +274,8 @@ def test_a_flow_that_is_left_ends_children_that_other_threads_wait_for(folder: P
 
     with pytest.raises(KeyboardInterrupt):
         flow()
-    assert "SIGTERM" in str(failures[0])
+    assert "was told to end with its flow" in str(failures[0])
+    assert not failures[0].retryable
     assert all_gone(pids(folder), 5)
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -18,7 +23,9 @@ from data_contracts.records import ANNOTATIONS, DIALOGUES
 from data_contracts.refs import Ref, Run
 from pipeline_config.schema import PipelineConfig
 from tasks.launcher.child import ChildFailed
+from tasks.launcher.source import ROOT
 from tasks.launcher.stage import open_stage, result_storage, stage_facts, stage_options
+from tasks.lineage.store import Lineage
 from tasks.tracking.runs import Tracking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -43,6 +50,47 @@ def run(job):
     job.out.mkdir(exist_ok=True)
     (job.out / "model.safetensors").write_text("weights")
     return {"attempt": attempt, "mlflow_run_id": os.environ["MLFLOW_RUN_ID"]}
+
+child_main(run)
+"""
+
+
+# A flow as its own process; argv: home, how the stage is called. PYTHONPATH leads to the child.
+FLOW = """
+import json, sys
+from prefect import flow, task
+from data_contracts.refs import Ref, Run
+from pipeline_config.schema import PipelineConfig
+from tasks.launcher.child import children_end_with
+from tasks.launcher.stage import open_stage, stage_options
+
+home, how = sys.argv[1:3]
+config = PipelineConfig.model_validate(json.loads(sys.argv[3]))
+
+@task(**stage_options("sft"))
+def sft(run: Run, config: PipelineConfig) -> Ref:
+    with open_stage("sft", run, config, {}) as stage:
+        stage.child("prefect_test_family")
+
+@flow(name="to-be-cancelled")
+def body():
+    with children_end_with():
+        if how == "submitted":
+            sft.submit(Run("run-1", home, ""), config).result()
+        else:
+            sft(Run("run-1", home, ""), config)
+
+body()
+"""
+FAMILY = """
+import os, subprocess, sys, time
+from tasks.launcher.job import child_main
+
+def run(job):
+    (job.folder / "checkpoint").write_text("kept")
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    (job.folder / "pids").write_text(f"{os.getpid()} {other.pid}")
+    time.sleep(300)
 
 child_main(run)
 """
@@ -244,3 +292,38 @@ def test_a_users_error_in_the_child_is_not_retried(pipeline: Pipeline) -> None:
     with pytest.raises(ChildFailed, match=r"^student.model: /nowhere: no such checkpoint"):
         pipeline.run("refused", settings(), upto="sft")
     assert pipeline.ran == ["annotate", "compress", "sft"]
+
+
+@pytest.mark.parametrize("how", ["called", "submitted"])
+def test_sigterm_ends_the_stages_children_and_keeps_the_checkpoint(
+    pipeline: Pipeline, tmp_path: Path, how: str
+) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    (tmp_path / "prefect_test_family.py").write_text(FAMILY)
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]),
+    }
+    asked = [sys.executable, "-c", FLOW, str(pipeline.home), how, settings().model_dump_json()]
+    flow = subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    folder = pipeline.home / "runs" / "run-1" / "sft" / "prefect_test_family"
+    deadline = time.monotonic() + 200
+    while not (folder / "pids").exists():
+        assert flow.poll() is None, flow.communicate()[0].decode()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    family = [psutil.Process(int(pid)) for pid in (folder / "pids").read_text().split()]
+    flow.send_signal(signal.SIGTERM)
+    said = flow.communicate(timeout=100)[0].decode()
+    assert flow.returncode != 0
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == [], said[-3000:]
+    assert (folder / "checkpoint").read_text() == "kept"
+    row = Lineage(pipeline.home).stage_run(Run("run-1", str(pipeline.home), ""), "sft")
+    assert row is not None
+    # In a thread the stage sees its child ended by a signal; in the main thread it is told itself.
+    assert row["state"] == ("cancelled" if how == "called" else "failed"), said[-3000:]
+    assert row["attempts"] == 1
