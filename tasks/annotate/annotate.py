@@ -104,9 +104,11 @@ class _Annotator:
         if tries.verdict.accepted and tries.best is not None:
             row |= {"reasoning": tries.best.reasoning, "request_key": tries.best.request_key}
             return _Outcome(problem_type, row, asked=True, accepted=True)
-        reason = f"every try rejected, the best: {tries.verdict.reason}"
+        kept = self._config.rejected == "answer_only"
+        becomes = "kept without reasoning" if kept else "left out"
+        reason = f"{becomes}: every try rejected, the best: {tries.verdict.reason}"
         quarantine = _put_aside(question, sample, reason, tries.answers)
-        return _Outcome(problem_type, row if self._config.rejected == "answer_only" else None, quarantine, asked=True)
+        return _Outcome(problem_type, row if kept else None, quarantine, asked=True)
 
     async def _try(self, question: Row, sample: Row) -> _Tries:
         shown = {name: question[name] for name in QUESTION_FIELDS}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from data_contracts.check import ContractError
+from data_contracts.check import ContractError, check
 from data_contracts.records import ANNOTATIONS
 from pipeline_config.schema import AnnotateConfig, RewardsConfig
 from tasks.annotate.annotate import Annotated, annotate_samples
@@ -86,8 +86,19 @@ def test_a_rejected_question_stands_in_quarantine_with_its_tries(
         assert (rows[1]["answer"], rows[1]["tries"], rows[1]["reward"], rows[1]["request_key"]) == ("B", 2, 0.0, None)
     [aside] = annotated.quarantine
     assert aside["answers"] == ["A", "I would rather not."]
+    assert aside["reason"].startswith("kept without reasoning" if rejected == "answer_only" else "left out")
     assert "reward 0.00 does not exceed 0.6" in aside["reason"]
     assert annotated.figures["rejected"] == 1
+
+
+def test_all_kinds_of_rows_meet_their_contract(endpoint: Endpoint, tmp_path: Path) -> None:
+    rows = [sample(tmp_path, n, [question()], split) for n, split in enumerate(["train", "train", "test"])]
+    endpoint.script = [complete(RIGHT)] + [complete(WRONG)] * 3
+    one = {"teacher": at_once(endpoint, 1), "rejected": "answer_only"}
+    annotated = run(tmp_path, write_samples(tmp_path, rows), endpoint, **one)
+    assert annotated.table["reasoning"].null_count == 2
+    findings = check("annotations", annotated.table)
+    assert findings.ok, findings
 
 
 def test_held_out_questions_are_not_asked(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_contracts.check import check
 from data_contracts.records import ANNOTATIONS, DIALOGUES
 from data_contracts.refs import text_digest
 from pipeline_config.schema import CompressConfig, ConfigError
@@ -165,6 +166,14 @@ def test_a_pair_beyond_the_cap_stands_alone_and_whole(tmp_path: Path) -> None:
 def test_pictures_are_never_mixed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"compress\.merge_by.*add 'image'"):
         merged(tmp_path, [annotation(0)], merge_by=("sub_task",))
+
+
+def test_dialogues_meet_their_contract(tmp_path: Path) -> None:
+    rows = [annotation(n, f"s{n // 3}", reasoning="Noise is high.") for n in range(7)]
+    rows += [annotation(n, f"s{n}", split="test") for n in range(7, 9)]
+    table = pa.Table.from_pylist(merged(tmp_path, rows), schema=DIALOGUES)
+    findings = check("dialogues", table)
+    assert findings.ok, findings
 
 
 def test_no_annotations_make_no_dialogues(tmp_path: Path) -> None:
