@@ -16,15 +16,16 @@ from tasks.launcher.job import write_atomically
 
 # The columns of the closing table: metric, heading, digits.
 COLUMNS = (
-    ("perception_accuracy", "percep.", 3),
+    ("perception_accuracy", "choice", 3),
     ("region_map", "region", 3),
-    ("distortion_map", "distort.", 3),
-    ("description_map", "descr.", 3),
+    ("distortion_map", "dist.", 3),
+    ("description_map", "descr", 3),
     ("key_distortion_accuracy", "key", 3),
     ("image_quality_accuracy", "level", 3),
-    ("composite", "sum of 6", 3),
-    ("mos_srcc", "MOS SRCC", 3),
+    ("composite", "SUM", 3),
+    ("mos_srcc", "SRCC", 3),
 )
+STUDENTS = ("base", "constant", "swapped", "sft", "grpo", "champion")  # in the order of the table
 
 
 def summarise(
@@ -58,11 +59,12 @@ def write_summary(summary: dict[str, Any], home: Path) -> Path:
 
 def print_summary(summary: dict[str, Any], home: Path, report: Path | None) -> None:
     """The closing words: stages, before and after, and where everything is and how to open it."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    stages = Table(title=f"Run {summary['run_id']}", title_justify="left")
+    stages = Table(title=f"Run {summary['run_id']}", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("stage", "rows", "quarantined", "seconds", "cached"):
         stages.add_column(heading, justify="left" if heading == "stage" else "right")
     for name, facts in summary["stages"].items():
@@ -92,16 +94,18 @@ def print_summary(summary: dict[str, Any], home: Path, report: Path | None) -> N
 
 
 def _print_scores(console: Any, summary: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="Held-out photographs, before and after", title_justify="left")
+    table = Table(title="Held-out photographs, before and after", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("student")
     for _, heading, _ in COLUMNS:
         table.add_column(heading, justify="right")
-    for student, metrics in summary["students"].items():
+    for student, metrics in sorted(summary["students"].items(), key=lambda entry: STUDENTS.index(entry[0])):
         table.add_row(student, *(_figure(metrics.get(metric), digits) for metric, _, digits in COLUMNS))
     console.print(table)
-    pairs = Table(title="Paired differences of the sum, 95 % over photographs", title_justify="left")
+    title = "Paired differences of the sum, 95 % over photographs"
+    pairs = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("pair", "difference", "interval"):
         pairs.add_column(heading)
     for pair, metrics in summary["pairs"].items():
