@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_summary(summary: dict[str, Any], home: Path) -> Path:
     path = home / "summary.json"
-    write_atomically(path, json.dumps(summary, indent=1, sort_keys=True, default=str) + "\n")
+    write_atomically(path, json.dumps(summary, indent=1, default=str) + "\n")
     return path
 
 
