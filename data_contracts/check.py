@@ -71,7 +71,7 @@ def check(kind: str, table: pa.Table) -> Findings:
         rows += found
         sentences += [f"{suite['name']}: {sentence}" for sentence in said]
         num_expectations += len(suite["expectations"])
-    ids = _ids(kind, table)
+    ids = _ids(kind, table, {finding["row"] for finding in rows})
     rows = [{"id": ids[finding["row"]], **finding} for finding in sorted(rows, key=lambda f: int(f["row"]))]
     return Findings(rows, sentences, num_expectations)
 
@@ -182,9 +182,13 @@ def _entries(table: pa.Table, column: str) -> pa.Table:
     return pa.Table.from_struct_array(flat).append_column(ROW, rows)
 
 
-def _ids(kind: str, table: pa.Table) -> list[str]:
-    columns = [table[name].to_pylist() for name in ID_COLUMNS[kind]]
-    return ["/".join(str(value) for value in values) for values in zip(*columns, strict=True)]
+def _ids(kind: str, table: pa.Table, positions: set[int]) -> dict[int, str]:
+    """Id of each of these rows, several id columns joined by "/"."""
+    rows = table.select(ID_COLUMNS[kind]).take(pa.array(sorted(positions), pa.int64())).to_pylist()
+    return {
+        position: "/".join(str(value) for value in row.values())
+        for position, row in zip(sorted(positions), rows, strict=True)
+    }
 
 
 def _schema_difference(kind: str, has: pa.Schema, wants: pa.Schema) -> str:

@@ -268,13 +268,13 @@ def stage_facts(run: Run, stage: str, ref: Ref) -> dict[str, Any]:
 
     ``rows``, ``seconds`` (0 if cached), ``cached``, ``quarantined``, ``attempts``, ``kind``, ``dataset_id``, ``uri``,
     ``made_by_run``, ``made_in_seconds``, ``mlflow_run_id``, ``mlflow_url``, ``notes``. Of a cached stage the last five
-    are those of the run that made what is reused; that this run reused it is recorded in the lineage.
+    are those of the run that made what is reused; that this run reused it is recorded in the lineage (the next snapshot
+    shows it).
     """
     lineage = Lineage(run.home)
     row = lineage.stage_run(run, stage)
     if row is None or row["state"] != "complete":
         lineage.record_reuse(run, stage, ref)
-        lineage.snapshot()
         row = lineage.stage_run(run, stage)
     assert row is not None
     return {
@@ -292,3 +292,22 @@ def stage_facts(run: Run, stage: str, ref: Ref) -> dict[str, Any]:
         "mlflow_url": row["mlflow_url"],
         "notes": row["facts"],
     }
+
+
+def stage_table(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What `stage_facts` tells, as the one row of a table artifact in Prefect's UI."""
+    notes = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in facts["notes"].items()}
+    made = f"run {facts['made_by_run']}, {facts['made_in_seconds'] or 0:.1f} s" if facts["cached"] else ""
+    return [
+        {
+            "kind": facts["kind"],
+            "rows": f"{facts['rows']:,}",
+            "quarantined": f"{facts['quarantined']:,}",
+            "seconds": f"{facts['seconds']:.1f}",
+            "attempts": str(facts["attempts"]),
+            "taken from": made,
+            "MLflow": f"[run]({facts['mlflow_url']})" if facts["mlflow_url"] else "",
+            "file": facts["uri"],
+            **notes,
+        }
+    ]

@@ -24,7 +24,7 @@ from data_contracts.refs import Ref, Run
 from pipeline_config.schema import PipelineConfig
 from tasks.launcher.child import ChildFailed
 from tasks.launcher.source import ROOT
-from tasks.launcher.stage import open_stage, result_storage, stage_facts, stage_options
+from tasks.launcher.stage import open_stage, result_storage, stage_facts, stage_options, stage_table
 from tasks.lineage.store import Lineage
 from tasks.tracking.runs import Tracking
 
@@ -185,7 +185,9 @@ class Pipeline:
             refs["compress"] = stored["compress"](run, config, refs["annotate"])
             if upto == "sft":
                 refs["sft"] = stored["sft"](run, config, refs["compress"])
-            return {stage: stage_facts(run, stage, ref) for stage, ref in refs.items()}
+            facts = {stage: stage_facts(run, stage, ref) for stage, ref in refs.items()}
+            Lineage(self.home).snapshot()
+            return facts
 
         return dict(body())
 
@@ -205,6 +207,7 @@ def test_the_same_run_again_is_cached_and_recorded_as_reuse(pipeline: Pipeline) 
     assert (again["annotate"]["cached"], again["annotate"]["seconds"], again["annotate"]["rows"]) == (True, 0.0, 2)
     assert (again["annotate"]["made_by_run"], again["annotate"]["quarantined"]) == ("first", 1)
     assert again["annotate"]["notes"] == {"asked": 2}
+    assert stage_table(again["annotate"])[0]["taken from"].startswith("run first, ")
     assert (first["annotate"]["cached"], first["annotate"]["attempts"]) == (False, 1)
     assert again["compress"]["uri"] == first["compress"]["uri"]
     with duckdb.connect(str(pipeline.home / "manifest.duckdb"), read_only=True) as lineage:

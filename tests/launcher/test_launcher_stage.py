@@ -16,7 +16,7 @@ from data_contracts.refs import Ref, Run
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.launcher.child import ChildFailed
 from tasks.launcher.job import DiskFull
-from tasks.launcher.stage import may_retry, open_stage, stage_facts, stage_options
+from tasks.launcher.stage import may_retry, open_stage, stage_facts, stage_options, stage_table
 from tasks.launcher.terminal import Progress
 from tasks.lineage.store import Lineage
 from tasks.tracking.runs import Tracking
@@ -64,6 +64,8 @@ def test_a_stage_that_ends_well_is_told_in_facts(run: Run) -> None:
     assert (facts["dataset_id"], facts["kind"], facts["mlflow_url"]) == (ref.digest, "difficulty", None)
     assert facts["notes"] == {"hard": 1}
     assert ref.path == run.folder / "mine" / "difficulty.parquet"
+    (shown,) = stage_table(facts)
+    assert (shown["rows"], shown["quarantined"], shown["hard"], shown["taken from"]) == ("1", "1", "1", "")
     inputs = Lineage(run.home).read("SELECT name, dataset_id FROM input")
     assert inputs == [{"name": "dialogues", "dataset_id": "digest"}]
 
