@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data_contracts.check import ContractError
 from tasks.annotate.teacher import Reply, Request, Row, Teacher, TeacherAnswer, read_reply
 from tasks.launcher.job import DiskFull
 
@@ -40,8 +41,13 @@ _PUT = "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CON
 _GET = "SELECT text, refusal, finish_reason, prompt_tokens, completion_tokens, cost FROM answer WHERE request_key = ?"
 
 
-class JournalDamaged(RuntimeError):
-    """The journal's file is no database any more; the message names it and the cure."""
+class JournalDamaged(ContractError):
+    """The journal's file is no database any more; the message names it and the cure. Never retried."""
+
+    def __init__(self, path: Path, error: sqlite3.DatabaseError) -> None:
+        super().__init__(
+            f"{path}: {error}; move the file away to go on (the teacher is then asked again), or restore a copy of it"
+        )
 
 
 class Journal:
@@ -57,8 +63,13 @@ class Journal:
         self._one_commit = asyncio.Lock()
 
     def get(self, request_key: str) -> Reply | None:
-        """The reply to a request, or None if it was never answered."""
-        row = self._reading.execute(_GET, (request_key,)).fetchone()
+        """The reply to a request, or None if it was never answered. Raises JournalDamaged."""
+        try:
+            row = self._reading.execute(_GET, (request_key,)).fetchone()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise JournalDamaged(self.path, error) from error
         return None if row is None else Reply(*row)
 
     async def put(self, request: Request, reply: Reply) -> Reply:
@@ -110,12 +121,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(_TABLE)
         connection.commit()
+    except sqlite3.OperationalError:
+        raise
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise
-        raise JournalDamaged(
-            f"{path}: {error}; move the file away to go on (the teacher is then asked again), or restore a copy of it"
-        ) from error
+        raise JournalDamaged(path, error) from error
     return connection
 
 

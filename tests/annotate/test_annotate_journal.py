@@ -125,6 +125,29 @@ def test_a_damaged_file_is_named_with_the_cure(tmp_path: Path) -> None:
         pass
 
 
+def test_damage_in_the_middle_is_named_when_it_is_met(tmp_path: Path) -> None:
+    put_all(tmp_path, range(500))
+    with (tmp_path / FILE).open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xff" * 8 * 4096)
+    with open_journal(tmp_path) as journal, pytest.raises(JournalDamaged, match="malformed; move the file away"):
+        assert [journal.get(request(number).key) for number in range(500)]
+
+
+def test_several_processes_write_one_journal(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    used = []
+    for process in processes:
+        assert process.stdout is not None
+        used += [process.stdout.readline().strip() for _ in range(40)]
+    for process in processes:
+        process.kill()
+        process.wait()
+    with open_journal(tmp_path) as journal:
+        assert all(journal.get(key) is not None for key in used)
+
+
 class Counting:
     """A teacher that takes its time and counts what it is asked."""
 
