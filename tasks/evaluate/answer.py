@@ -46,13 +46,15 @@ def run(job: Job) -> dict[str, Any]:
     """
     dialogues = pq.read_table(job.inputs["dialogues"]).to_pylist()
     chosen = choose(dialogues, job.config.evaluate.prompts, job.seed)
-    parts = {"constant": constant_rows(dialogues, chosen, job)}
+    blind = constant_rows(dialogues, chosen, job)
+    parts: dict[str, list[dict[str, Any]]] = {}
     sittings = _sittings(job, chosen)
     for place, sitting in enumerate(sittings):
         part = job.folder / f"{sitting.name}.parquet"
         if not part.exists():
             _write(_answer(job, sitting, chosen, place, len(sittings)), part)
         parts[sitting.name] = pq.read_table(part).to_pylist()
+        parts.setdefault("constant", blind)  # in tables it follows the base
     _write([row for rows in parts.values() for row in rows], job.out)
     return {
         "num_dialogues": len(chosen),

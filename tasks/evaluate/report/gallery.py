@@ -27,6 +27,7 @@ from tasks.rewards.answers.quality import (
     read_description,
     read_detections,
     read_phrase,
+    scan_description,
 )
 from tasks.rewards.answers.turn import read_turn
 
@@ -34,6 +35,9 @@ Row = Mapping[str, Any]
 UNREAD = "unreadable"
 LONGEST_SIDE = 640  # pixels of an embedded picture
 _BOX_TOKENS = re.compile(r"<\|object_ref_(?:start|end)\|>|<\|box_end\|>")
+
+
+_FULLNESS = {"description": 0, "detection": 1, "brief": 2, "distortion": 3}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Card:
     predicted: list[DrawnBox] | None
     gold_mos: str
     predicted_mos: str
-    words: list[Words]  # of the detailed description
+    words: list[Words]  # about the fullest question that was asked
     asked: list[Asked]
 
 
@@ -105,7 +109,9 @@ def choose_pictures(rows: Sequence[Row], limit: int, seed: int) -> list[str]:
 def build_card(rows: Sequence[Row], students: Sequence[str], final: str) -> Card:
     """One picture's card. rows: its own; students: whose answers are shown; final: whose boxes are drawn."""
     own = [row for row in rows if row["student"] == final]
-    described = {row["student"]: row for row in rows if row["problem_type"] == "description"}
+    # The fullest thing that was asked; of one student all rows of a dialogue hold the same turn.
+    fullest = min(rows, key=lambda row: _FULLNESS.get(row["problem_type"], len(_FULLNESS)))["question_id"]
+    told = {row["student"]: row for row in rows if row["question_id"] == fullest}
     by_question: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_question[row["question_id"]].append(row)
@@ -117,7 +123,7 @@ def build_card(rows: Sequence[Row], students: Sequence[str], final: str) -> Card
         predicted=_boxes(own, "answer"),
         gold_mos=golds[0] if golds else "",
         predicted_mos=(answers[0] or UNREAD) if answers else "",
-        words=[_words(described[name]) for name in students if name in described],
+        words=[_words(told[name]) for name in students if name in told],
         asked=[_asked(answers, students) for answers in by_question.values()],
     )
 
@@ -157,10 +163,13 @@ def _answer_text(row: Row, text: str | None) -> str:
 def _boxes(rows: Iterable[Row], key: str) -> list[DrawnBox] | None:
     """Boxes of the picture's detailed description, else of its detection answer."""
     texts = {row["problem_type"]: row[key] for row in rows}
-    description = read_description(texts.get("description"))
-    if description is not None:
+    text = texts.get("description")
+    if text is not None:
+        # As the metrics read it: a description that is cut or out of form still counts by its boxes.
+        description = scan_description(text)
         marked = {(clean_text(box.label), box.box) for box in description.key}
-        return [_drawn(box, (clean_text(box.label), box.box) in marked) for box in description.distortions]
+        if description.distortions or read_description(text) is not None:
+            return [_drawn(box, (clean_text(box.label), box.box) in marked) for box in description.distortions]
     detections = read_detections(texts.get("detection"))
     return None if detections is None else [_drawn(box, False) for box in detections]
 

@@ -126,7 +126,8 @@ def history_panels(history: Sequence[Mapping[str, Any]], series: Mapping[str, st
             axes.plot(step, smooth, color=STAND_INS["accent"], linewidth=2.4)
             axes.set_xlabel("step")
             axes.grid(axis="y")
-            axes.locator_params(axis="both", nbins=5)
+            axes.locator_params(axis="y", nbins=5)
+            axes.locator_params(axis="x", nbins=5, integer=True)
             if key.endswith("_share"):
                 axes.set_ylim(-0.02, 1.02)
             words = f"running mean {smooth[0]:.3g} at step {step[0]:.0f}, {smooth[-1]:.3g} at step {step[-1]:.0f}"
