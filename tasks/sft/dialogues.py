@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ class TrainingDialogues(torch.utils.data.Dataset[Encoded]):
         rows = pq.read_table(path, columns=COLUMNS, filters=[("split", "=", "train")]).to_pylist()
         for row in rows:
             try:
-                self.encoded.append(encode_dialogue(student, row, max_tokens))
+                encoded = encode_dialogue(student, row, max_tokens)
+                # As an array: lists of a hundred thousand dialogues would fill a machine with eight ranks.
+                self.encoded.append(replace(encoded, token_ids=array("i", encoded.token_ids)))
             except TooLong as error:
                 self.quarantined.append({"id": row["dialogue_id"], "reason": str(error)})
         if not rows:

@@ -103,6 +103,7 @@ def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> Train
         deepspeed=str(find_deepspeed(sft.deepspeed)) if sft.deepspeed else None,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=0 if on_cpu else 4,  # beside a GPU, large pictures are resized in time
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[],

@@ -40,10 +40,10 @@ _LORA_WHOLE = ["visual"]
 class Student:
     """A model, its processor, and the convention in which it reads and writes boxes."""
 
-    model: Any
-    processor: Any
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
     boxes: Convention
-    base: str | None = None
+    base: str | None = None  # of LoRA adapters
     pictures: Pictures = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

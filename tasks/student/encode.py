@@ -39,7 +39,7 @@ class Prompt:
 class Encoded:
     """One sequence, its media still a path. The first ``num_prompt`` tokens are the prompt, vision tokens included."""
 
-    token_ids: list[int]
+    token_ids: Sequence[int]
     num_prompt: int
     media_path: str
 
@@ -100,7 +100,7 @@ def encode_dialogue(student: Student, row: Mapping[str, Any], max_tokens: int) -
             f"dialogue {row['dialogue_id']}: {length} tokens (vision included) exceed max_tokens {max_tokens}; "
             "raise sft.max_tokens or lower compress.max_pairs"
         )
-    return Encoded(prompt.token_ids + response_ids, prompt.num_prompt, prompt.media_path)
+    return Encoded([*prompt.token_ids, *response_ids], prompt.num_prompt, prompt.media_path)
 
 
 def collate(student: Student, encoded: Sequence[Encoded], padding: Literal["left", "right"]) -> BatchFeature:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, Trainer
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from pipeline_config.schema import OptimiserConfig
 from tasks.student.checkpoint import Student
@@ -28,10 +28,14 @@ COMPLETE_FILE = "complete.json"
 class StudentTrainer(Trainer):
     """A Trainer of ``student`` in place; keyword arguments otherwise as Trainer's."""
 
-    def __init__(self, student: Student, optimiser: OptimiserConfig, **settings: Any) -> None:
+    def __init__(
+        self, student: Student, optimiser: OptimiserConfig, *, args: TrainingArguments, **settings: Any
+    ) -> None:
         self.student = student
         self.optimiser_config = optimiser
-        super().__init__(model=student.model, **settings)
+        if args.n_gpu > 1:
+            args._n_gpu = 1  # a process drives one device; the Trainer would spread it over all that it sees
+        super().__init__(model=student.model, args=args, **settings)
         self.remove_callback(PrinterCallback)  # what is worth telling goes through TrainingReport
 
     def checkpoint_state(self) -> dict[str, Any]:
