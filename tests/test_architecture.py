@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("*.py") if "@flow" in path.read_text())
+FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("*.py") if "\n@pipeline_flow(" in path.read_text())
 HEAVY = ("torch", "mlflow", "great_expectations", "transformers", "deepspeed")
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core"}
 
