@@ -26,7 +26,7 @@ from tasks.student.pretrain.pool import Pool, make_pool
 from tasks.student.pretrain.publish import publish
 from tasks.student.pretrain.questions import dialogue
 from tasks.student.pretrain.settings import Settings
-from tasks.student.pretrain.text_stage import hand_over, make_yardstick, measured_crops, train_text
+from tasks.student.pretrain.text_stage import hand_over, make_yardstick, measured_crops, train_reading, train_text
 from tasks.student.pretrain.tokenizer import make_processor, phrases, special_ids, train_tokenizer
 from tasks.student.pretrain.vision_stage import train_vision
 
@@ -60,6 +60,7 @@ def pretrain(folders: list[Path], work: Path, out: Path, settings: Settings) -> 
     logging.info("%d tokens, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)
     heads = train_vision(model, pool, settings, work / "vision.pt")
     hand_over(model, settings)
+    train_reading(model, tokenizer, settings, work / "reading.pt")
     train_text(model, heads, tokenizer, pool, settings, work / "text.pt", joint=False)
     train_text(model, heads, tokenizer, pool, settings, work / "joint.pt", joint=True)
     for maker in makers:
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.StreamHandler(), logging.FileHandler(arguments.work / "pretrain.log")]
+    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(arguments.work / "pretrain.log")]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
     torch.set_num_threads(arguments.threads)
     changes = dict(change.split("=", 1) for change in arguments.set)

@@ -9,9 +9,15 @@ rotary base and sections that suit grids of 4 to 12 cells, tied embeddings. Depa
   normalisation at the head of every block keeps absolute contrast instead of dividing it away.
 * The first block's gated units come in pairs of opposite sign over the brightness filters. silu(x)x + silu(-x)(-x) is
   x squared: energies per frequency are there from the first step.
+* The language model's heads begin as what answering needs them to be. In all layers keys are aligned with queries and
+  outputs with values: a token looks for its like and takes it over (after the mimetic initialisation of Trockman and
+  Kolter, 2023). In the first two layers half of the heads look one, two or three tokens back instead. With it, finding
+  the letter of an option is learned within 100 steps; without, it was not in 1,000.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import torch
@@ -26,6 +32,13 @@ PIXEL_STD = 0.5
 _COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
 _OPPONENT_FREQUENCIES = 4  # per axis
 _BRIGHTNESS_FREQUENCIES = 8  # on at least one axis
+
+_QUERY_ALIGNMENT = 0.8  # correlation of the weights of queries and keys
+_OUTPUT_ALIGNMENT = 0.4  # of the output projection to the transposed values
+_STEPS_BACK = ((1, 2), (1, 3))  # of the first layers' heads in their first key group, in turn
+_LOOK_BACK = 5.0  # length of the positional part of queries and keys, per frequency
+_LOOK_BACK_FREQUENCIES = 10
+_LOOK_BACK_CONTENT = 0.3  # scale of what is left of the other weights
 
 
 def configuration(settings: Settings, token_ids: dict[str, int]) -> Qwen2_5_VLConfig:
@@ -88,10 +101,11 @@ def new_model(settings: Settings, token_ids: dict[str, int]) -> Qwen2_5_VLForCon
                 if name.endswith(("o_proj.weight", "attn.proj.weight", "down_proj.weight")):
                     deviation *= 0.3
                 torch.nn.init.normal_(weight, std=deviation)
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+        torch.nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.1)
         first_filters = torch.from_numpy(cosine_filters(settings))
         model.model.visual.patch_embed.proj.weight.copy_(first_filters[:, :, None].expand(-1, -1, 2, -1, -1) / 2)
         _pair_energies(model, settings)
+        _align_heads(model)
     return model
 
 
@@ -128,6 +142,30 @@ def _pair_energies(model: Qwen2_5_VLForConditionalGeneration, settings: Settings
             rows[:, :num_pairs] = sign * torch.eye(num_pairs)
             projection.bias[start : start + num_pairs].zero_()
     mlp.down_proj.weight[:, num_pairs : 2 * num_pairs] = mlp.down_proj.weight[:, :num_pairs]
+
+
+def _align_heads(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Make heads match content, and some of the first layers' heads look a fixed number of tokens back."""
+    language = model.model.language_model
+    frequencies = language.rotary_emb.inv_freq
+    for index, layer in enumerate(language.layers):
+        attention = layer.self_attn
+        groups, per_group = attention.config.num_key_value_heads, attention.num_key_value_groups
+        key = attention.k_proj.weight.view(groups, 1, attention.head_dim, -1)
+        query = attention.q_proj.weight.view(groups, per_group, attention.head_dim, -1)
+        query.mul_((1 - _QUERY_ALIGNMENT**2) ** 0.5).add_(_QUERY_ALIGNMENT * key)
+        value = attention.v_proj.weight.view(groups, 1, attention.head_dim, -1)
+        attention.o_proj.weight.add_(_OUTPUT_ALIGNMENT * value.expand_as(query).flatten(0, 2).T)
+        if index >= len(_STEPS_BACK):
+            continue
+        key[0].mul_(_LOOK_BACK_CONTENT)
+        query[0].mul_(_LOOK_BACK_CONTENT)
+        key_bias = attention.k_proj.bias.view(groups, 2, -1)[0, :, :_LOOK_BACK_FREQUENCIES]
+        query_bias = attention.q_proj.bias.view(groups, per_group, 2, -1)[0, :, :, :_LOOK_BACK_FREQUENCIES]
+        key_bias[0] = _LOOK_BACK
+        for head, steps in zip(range(per_group), itertools.cycle(_STEPS_BACK[index]), strict=False):
+            angle = frequencies[:_LOOK_BACK_FREQUENCIES] * steps
+            query_bias[head, 0], query_bias[head, 1] = _LOOK_BACK * angle.cos(), -_LOOK_BACK * angle.sin()
 
 
 def patches_of(pixels: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,13 +11,14 @@ direction, so that a mirrored or transposed picture's targets follow from the pi
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-Map = NDArray[np.float32]
+Map = NDArray[np.floating[Any]]
 _WIDTHS = (0.8, 1.6, 3.2, 6.4)  # Gaussian widths in pixels between which the bands lie
 _STEPS = {"h": (0, 1), "v": (1, 0), "d": (1, 1), "a": (1, -1)}  # rows, columns
 
@@ -77,7 +78,7 @@ def _own(pixels: Pixels, luma: Map, bands: list[Map], cell: int) -> dict[str, Ma
     red, blue = color[..., 0] - luma, color[..., 2] - luma
     blocks = _blocks(luma, cell)
     laplacian = np.abs(cv2.Laplacian(luma, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT))
-    maps = {
+    maps: dict[str, Map] = {
         "brightness": _cells(luma, cell) / 255,
         "lowest": np.percentile(blocks, 4, axis=2).astype(np.float32) / 255,
         "highest": np.percentile(blocks, 96, axis=2).astype(np.float32) / 255,
@@ -120,8 +121,8 @@ def _against(luma: Map, clean: Map, bands: list[Map], clean_bands: list[Map], ce
     for index, (band, clean_band) in enumerate(zip(bands, clean_bands, strict=True)):
         maps[f"change{index}"] = _log(_cells((band - clean_band) ** 2, cell)) / 2
     for name, size in (("fine", 1), ("coarse", 3)):
-        detail = sum(clean_bands[:size])
-        moved = sum(bands[:size]) - detail
+        detail = np.sum(clean_bands[:size], axis=0)
+        moved = np.sum(bands[:size], axis=0) - detail
         power = _cells(detail**2, cell)
         maps[f"kept_{name}"] = np.clip(_cells(moved * detail, cell) / (power + 4), -1.5, 1.5)
         residual = _cells(moved**2, cell) - _cells(moved * detail, cell) ** 2 / (power + 4)

@@ -134,7 +134,7 @@ def draw_crop(photographs: list[Pixels], side: int, rng: np.random.Generator) ->
         top, left = (int(rng.integers(0, length - extent + 1)) for length in photograph.shape[:2])
         crop = photograph[top : top + extent, left : left + extent]
         how = cv2.INTER_AREA if extent >= side else cv2.INTER_CUBIC
-        crop = cv2.resize(crop, (side, side), interpolation=how)
+        crop = np.asarray(cv2.resize(crop, (side, side), interpolation=how), dtype=np.uint8)
         if cv2.Laplacian(crop, cv2.CV_32F).std() > 4:
             break
     crop = np.rot90(crop, int(rng.integers(4)))

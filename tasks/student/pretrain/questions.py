@@ -266,11 +266,11 @@ def ask_similarity(crop: Measured, rng: np.random.Generator) -> Asked:
 # kind of question -> how often it is asked
 KINDS: dict[Callable[[Measured, np.random.Generator], Asked], float] = {
     ask_level: 0.2,
-    ask_rank: 0.1,
+    ask_rank: 0.04,
     ask_place: 0.14,
     ask_comparison: 0.06,
-    ask_change: 0.26,
-    ask_changed_parts: 0.14,
+    ask_change: 0.34,
+    ask_changed_parts: 0.16,
     ask_similarity: 0.08,
 }
 
@@ -286,22 +286,29 @@ def with_options(asked: Asked, rng: np.random.Generator) -> Asked:
     return Asked(f"{asked.question}\n{listed}\n{request}", LETTERS[options.index(asked.answer)])
 
 
-def thought(crop: Measured, rng: np.random.Generator) -> str:
-    """One line of what was measured, of the whole picture and of the part that departs most."""
-    chosen = [list(MEASURES)[index] for index in rng.permutation(len(MEASURES))[: int(rng.integers(1, 4))]]
+def thought(crop: Measured, said: list[str], rng: np.random.Generator) -> str:
+    """A line of what was measured of the whole picture, and a line of answers in words."""
+    chosen = [list(MEASURES)[index] for index in rng.permutation(len(MEASURES))[: int(rng.integers(0, 3))]]
     words = ", ".join(f"{name} {crop.level(name, crop.whole)}" for name in chosen)
-    return f"{words.capitalize()}. {crop.change(crop.whole).capitalize()}."
+    return " ".join(f"{line.capitalize()}." for line in (words, ", ".join(said)) if line)
 
 
 def dialogue(crop: Measured, num_questions: int, rng: np.random.Generator) -> tuple[str, str]:
-    """A user turn of numbered questions (one stands unnumbered) and the assistant's turn."""
-    kinds = list(KINDS)
-    shares = np.array(list(KINDS.values()))
-    asked = []
+    """A user turn of numbered questions (one stands unnumbered) and the assistant's turn.
+
+    Where the assistant reasons, it tends to say the answer of a question with options in words first.
+    """
+    kinds, shares = list(KINDS), np.array(list(KINDS.values()))
+    reasons = rng.random() < 0.5
+    asked, said = [], []
     for index in rng.choice(len(kinds), size=num_questions, p=shares / shares.sum()):
         one = kinds[index](crop, rng)
         must_choose = kinds[index] is ask_comparison
-        asked.append(with_options(one, rng) if one.others and (must_choose or rng.random() < 0.6) else one)
-    think = thought(crop, rng) if rng.random() < 0.4 else ""
+        if one.others and (must_choose or rng.random() < 0.6):
+            if not must_choose and rng.random() < 0.6:
+                said.append(one.answer.lower())
+            one = with_options(one, rng)
+        asked.append(one)
+    think = thought(crop, said, rng) if reasons else ""
     prompt = merge_prompt([one.question for one in asked])
     return prompt, assistant_turn(think, merge_answers([one.answer for one in asked]))

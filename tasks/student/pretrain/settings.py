@@ -40,18 +40,21 @@ class Settings:
     vision_rate: float = 2.5e-3
     quarter_share: float = 0.6  # of batches of the largest side cut down to two thirds of it
 
-    # Text stage: questions and answers, on frozen vision features, then with everything moving
-    text_steps: int = 1_150
+    # Text stage: exercises without pictures; questions on frozen vision features; then everything moving
+    reading_steps: int = 600
+    matching_steps: int = 200  # of them, words and letters only
+    reading_rows: int = 48  # dialogues per batch
+    text_steps: int = 800
     text_tokens: int = 6_000  # per batch, padding included
     text_rate: float = 2.5e-3
-    joint_steps: int = 150
+    joint_steps: int = 120
     joint_rate: float = 8e-4
     dense_weight: float = 1.0
     handover_scale: float = 0.15  # of the merger's output, beside token embeddings of 0.1
 
     weight_decay: float = 0.05
-    warmup: int = 100
-    checkpoint_every: int = 250
+    warmup: int = 50
+    checkpoint_every: int = 100
 
     @property
     def cell(self) -> int:

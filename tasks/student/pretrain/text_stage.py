@@ -1,7 +1,8 @@
 """Stage two: the language model learns to put the vision tower's measurements into words, numbers, letters and boxes.
 
-First with the tower frozen, then everything together with the dense loss kept beside. Loss only on the assistant's
-tokens. All pictures of a batch have one size, so all prompts begin alike and the positions are one row.
+First exercises without pictures, then questions with the tower frozen, then everything with the dense loss kept
+beside. Loss only on the assistant's tokens. All pictures of a batch have one size, so all prompts begin alike and the
+positions are one row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from tasks.student.pretrain.optimisation import Training
 from tasks.student.pretrain.pool import Pool, Shard
 from tasks.student.pretrain.questions import Measured, Yardstick, calibrate, dialogue
+from tasks.student.pretrain.reading import matching_turn, reading_turn, words_of
 from tasks.student.pretrain.settings import Settings
 from tasks.student.pretrain.vision_stage import DenseHeads, merged_tokens
 
@@ -109,12 +111,13 @@ def _padded(lines: list[tuple[list[int], int]], padding: int) -> tuple[torch.Ten
 
 
 def encode(turns: list[tuple[str, str]], num_tokens: int, tokenizer: Qwen2Tokenizer) -> list[tuple[list[int], int]]:
-    """Dialogues about one picture each, as the chat template writes them: ids, and how many of them are prompt.
+    """Dialogues about one picture or none each, as the chat template writes them: ids, and how many of them are prompt.
 
     num_tokens: vision tokens per picture. What exceeds 420 tokens of text is cut.
     """
-    picture = f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * num_tokens}<|vision_end|>"
-    asked = tokenizer([f"{picture}{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt, _ in turns])["input_ids"]
+    picture = f"<|vision_start|>{'<|image_pad|>' * num_tokens}<|vision_end|>" if num_tokens else ""
+    opening = f"<|im_start|>user\n{picture}"
+    asked = tokenizer([f"{opening}{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt, _ in turns])["input_ids"]
     answered = tokenizer([f"{answer}<|im_end|>" for _, answer in turns])["input_ids"]
     longest = _LONGEST + num_tokens
     return [((a + b)[:longest], min(len(a), longest)) for a, b in zip(asked, answered, strict=True)]
@@ -136,17 +139,69 @@ def positions(ids: torch.Tensor, image_token: int, side: int, settings: Settings
 def answer_loss(
     model: Qwen2_5_VLForConditionalGeneration, merged: torch.Tensor, batch: TextBatch, settings: Settings
 ) -> torch.Tensor:
-    """Cross entropy of every trained token, as one row. merged: tokens x width of the batch's pictures."""
+    """Cross entropy of the trained tokens. merged: tokens x width of the batch's pictures."""
     image_token = model.config.image_token_id
     embedded = model.get_input_embeddings()(batch.ids)
     embedded = embedded.masked_scatter((batch.ids == image_token)[..., None], merged.to(embedded.dtype))
-    position_ids = positions(batch.ids, image_token, batch.pixels.shape[1], settings).expand(-1, len(batch.ids), -1)
+    position_ids = positions(batch.ids, image_token, batch.pixels.shape[1], settings)
+    return _row_loss(model, embedded, position_ids, batch.ids, batch.trained)
+
+
+def _row_loss(
+    model: Qwen2_5_VLForConditionalGeneration,
+    embedded: torch.Tensor,
+    position_ids: torch.Tensor,
+    ids: torch.Tensor,
+    trained: torch.Tensor,
+) -> torch.Tensor:
+    """Mean over the rows' means: a letter counts as much as a box of many digits."""
     hidden = model.model.language_model(
-        inputs_embeds=embedded, position_ids=position_ids, attention_mask=None, use_cache=False
+        inputs_embeds=embedded,
+        position_ids=position_ids.expand(-1, len(ids), -1),
+        attention_mask=None,
+        use_cache=False,
     ).last_hidden_state
-    wanted = batch.trained[:, 1:]
+    wanted = trained[:, 1:]
     logits = model.lm_head(hidden[:, :-1][wanted])
-    return functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
+    losses = functional.cross_entropy(logits.float(), ids[:, 1:][wanted], reduction="none")
+    weights = (1 / wanted.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(wanted)[wanted]
+    return (losses * weights).sum() / len(ids)
+
+
+def train_reading(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, settings: Settings, checkpoint: Path
+) -> None:
+    """Exercises without pictures, language model only, in place; resumes from `checkpoint`.
+
+    The first steps train nothing but the letters of matching_turn; then come the exercises, their reasoning given.
+    """
+    training = Training({"language": model.model.language_model}, settings, settings.text_rate, settings.reading_steps)
+    training.resume(checkpoint)
+    rng = np.random.default_rng([settings.seed, 20, training.step])
+    words = words_of(tokenizer)
+    answer_token = tokenizer.get_vocab()["<answer>"]
+    letters = torch.tensor(tokenizer.convert_tokens_to_ids([f"Ġ{letter}" for letter in "ABCD"]))
+    running = 0.0
+    while training.step < settings.reading_steps:
+        matching = training.step < settings.matching_steps
+        turn = matching_turn if matching else reading_turn
+        rows = settings.reading_rows
+        lines = encode([turn(words, rng) for _ in range(8 * rows)], 0, tokenizer)
+        lines.sort(key=lambda line: len(line[0]))
+        for part in rng.permutation(8).tolist():
+            ids, trained = _padded(lines[part * rows : (part + 1) * rows], tokenizer.pad_token_id)
+            trained &= torch.isin(ids, letters) if matching else ids.eq(answer_token).cumsum(dim=1) > 0
+            position_ids = torch.arange(ids.shape[1]).expand(3, 1, -1)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = _row_loss(model, model.get_input_embeddings()(ids), position_ids, ids, trained)
+            training.update(loss)
+            running = loss.item() if not running else 0.95 * running + 0.05 * loss.item()
+            if training.step % 50 == 0:
+                logger.info("reading %d: loss %.4f", training.step, running)
+            if training.step % settings.checkpoint_every == 0 or training.step == settings.reading_steps:
+                training.save(checkpoint)
+            if training.step == settings.reading_steps:
+                return
 
 
 def train_text(
@@ -174,7 +229,7 @@ def train_text(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.set_grad_enabled(joint):
                 merged = merged_tokens(model, batch.pixels, settings)
-            loss = answer_loss(model, merged, batch, settings).mean()
+            loss = answer_loss(model, merged, batch, settings)
             dense = heads.loss(merged, batch.statistics).mean() if joint else torch.zeros(())
         training.update(loss + settings.dense_weight * dense)
         num_crops += len(batch.ids)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -119,7 +120,7 @@ def train_tokenizer(texts: Iterable[str], settings: Settings) -> Qwen2Tokenizer:
     learnt = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"],
-        merges=[tuple(merge) for merge in learnt["merges"]],
+        merges=[tuple(merge) for merge in learnt["merges"]],  # type: ignore[misc]
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=list(SPECIAL_TOKENS),
@@ -131,12 +132,13 @@ def train_tokenizer(texts: Iterable[str], settings: Settings) -> Qwen2Tokenizer:
 
 def special_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
     """Ids of the special tokens by their text."""
-    return {token: int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab()
+    return {token: vocabulary[token] for token in SPECIAL_TOKENS}
 
 
 def make_processor(tokenizer: Qwen2Tokenizer, settings: Settings) -> Qwen2_5_VLProcessor:
     """Qwen2.5-VL's processor; pictures whose sides are multiples of 28, 56 to 336 pixels, are not resampled."""
-    pictures = {
+    pictures: dict[str, Any] = {
         "size": {"shortest_edge": _SMALLEST_PIXELS, "longest_edge": _LARGEST_PIXELS},
         "image_mean": [PIXEL_MEAN] * 3,
         "image_std": [PIXEL_STD] * 3,

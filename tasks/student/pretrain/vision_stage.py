@@ -35,6 +35,8 @@ class DenseHeads(nn.Module):
 
     def __init__(self, width: int, mean: NDArray[np.float32], deviation: NDArray[np.float32]) -> None:
         super().__init__()
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
         self.heads = nn.Linear(width, len(mean))
         self.register_buffer("mean", torch.from_numpy(mean))
         self.register_buffer("deviation", torch.from_numpy(deviation))
@@ -106,7 +108,7 @@ def _turned(
     transpose, mirrors = form >= 4, [axis for axis, bit in ((1, 1), (2, 2)) if form & bit]
     if transpose:
         pixels, statistics = pixels.swapaxes(1, 2), statistics.swapaxes(1, 2)
-    pixels, statistics = np.flip(pixels, mirrors), np.flip(statistics, mirrors)
+    pixels, statistics = np.flip(pixels, tuple(mirrors)), np.flip(statistics, tuple(mirrors))
     order = mirrored_order(names, transpose, len(mirrors))
     values = torch.from_numpy(statistics[..., order].astype(np.float32))
     return torch.from_numpy(np.ascontiguousarray(pixels)), values.reshape(-1, len(names))
