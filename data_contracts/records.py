@@ -208,7 +208,7 @@ ID_COLUMNS: dict[str, list[str]] = {
     "samples": ["sample_id"],
     "annotations": ["question_id"],
     "dialogues": ["dialogue_id"],
-    "difficulty": ["dialogue_id"],
+    "difficulty": ["dialogue_id", "pool"],
     "rollouts": ["rollout_id"],
     "evaluation": ["student", "question_id"],
 }

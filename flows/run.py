@@ -28,8 +28,9 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 import yaml
 from prefect import Flow, flow
 from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from data_contracts.check import ContractError
 from data_contracts.refs import Ref, Run
@@ -38,7 +39,7 @@ from pipeline_config.home import home
 from pipeline_config.schema import ConfigError, PipelineConfig, load_config
 from tasks.launcher.child import ChildFailed, children_end_with
 from tasks.launcher.job import DiskFull, write_atomically
-from tasks.launcher.stage import result_storage, stage_facts
+from tasks.launcher.stage import result_storage, stage_facts, stage_table
 from tasks.lineage.store import Lineage
 from tasks.tracking.runs import Tracking
 
@@ -81,10 +82,7 @@ class Pipeline:
     def _show_in_prefect(self, stages: dict[str, dict[str, Any]]) -> None:
         """One table artifact per stage, with a link to its MLflow run."""
         for stage, facts in stages.items():
-            row = {name: facts[name] for name in ("rows", "quarantined", "seconds", "cached", "attempts", "dataset_id")}
-            rows = [{"figure": name, "value": value} for name, value in {**row, **facts["notes"]}.items()]
-            link = f"[MLflow run]({facts['mlflow_url']})" if facts["mlflow_url"] else ""
-            create_table_artifact(rows, key=stage, description=f"{stage} of run {self.run.run_id}. {link}")
+            create_table_artifact(stage_table(facts), key=stage, description=f"{stage} of run {self.run.run_id}")
 
 
 @contextlib.contextmanager
@@ -103,7 +101,7 @@ def open_run(flow_name: str, config: str, overrides: dict[str, Any] | None) -> I
     lineage.record_run(run, flow_name, settings.model_dump(mode="json"), settings.seed)
     state, status, reason = "failed", "FAILED", None
     try:
-        with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: result_storage(folder)}), children_end_with():
+        with _results_under(folder), children_end_with():
             yield Pipeline(flow_name, settings, run, tracking)
         state, status = "complete", "FINISHED"
     except Exception as error:
@@ -116,6 +114,18 @@ def open_run(flow_name: str, config: str, overrides: dict[str, Any] | None) -> I
         lineage.end_run(run.run_id, state, time.monotonic() - started, reason)
         lineage.snapshot()
         tracking.end(run.mlflow_run_id, status)
+
+
+def _results_under(folder: Path) -> FlowRunContext:
+    """The present flow run's context with its results stored under the home.
+
+    Prefect fixes their place when a flow starts, from settings that know nothing of the home.
+    """
+    context = FlowRunContext.get()
+    assert context is not None, "a run is opened inside a flow"
+    storage = LocalFileSystem(basepath=str(result_storage(folder)))
+    store = context.result_store.model_copy(update={"result_storage": storage})
+    return context.model_copy(update={"result_store": store})
 
 
 def _identify(settings: PipelineConfig, folder: Path) -> Run:
