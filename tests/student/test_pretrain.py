@@ -88,6 +88,25 @@ def test_the_fast_forward_is_the_towers_own(model, side):
         torch.testing.assert_close(merged_tokens(model, pixels, SMALL), own, rtol=1e-4, atol=1e-4)
 
 
+def test_heads_begin_by_looking_back_and_for_their_like():
+    language = new_model(Settings(vocabulary=600), IDS)
+    language.set_attn_implementation("eager")
+    language = language.model.language_model
+    ids = torch.randperm(600, generator=torch.Generator().manual_seed(0))[None, :40]
+    ids[0, 35] = ids[0, 12]
+    output = language(
+        inputs_embeds=language.embed_tokens(ids),
+        position_ids=torch.arange(40).expand(3, 1, -1),
+        output_attentions=True,
+    )
+    first, second = (attention[0, :, 35].detach() for attention in output.attentions[:2])
+    assert [int(first[head].argmax()) for head in (0, 1)] == [34, 33]
+    assert [int(second[head].argmax()) for head in (0, 1)] == [34, 32]
+    like = first[2:].clone()
+    like[:, 35] = 0  # a token is most like itself
+    assert [int(row.argmax()) for row in like] == [12, 12]
+
+
 def test_positions_are_the_models_own(model):
     image = IDS["<|image_pad|>"]
     ids = torch.tensor([[1, 2, 3] + [image] * 16 + [5, 6, 7, 8]] * 2)
@@ -110,9 +129,10 @@ def test_crops_change_only_inside_their_boxes(photographs):
 @pytest.mark.slow
 def test_the_command_writes_a_folder_that_transformers_loads(photographs, tmp_path, monkeypatch):
     changes = {
-        "num_crops": 16, "shard_size": 8, "workers": 1, "vision_steps": 3, "text_steps": 3, "joint_steps": 3,
+        "num_crops": 16, "shard_size": 8, "workers": 1, "vocabulary": 700, "warmup": 1, "checkpoint_every": 2,
         "vision_width": 48, "vision_depth": 2, "vision_mlp": 64, "text_width": 48, "text_depth": 2, "text_mlp": 64,
-        "text_tokens": 700, "vision_patches": 300, "warmup": 1, "checkpoint_every": 2, "vocabulary": 700,
+        "vision_steps": 3, "vision_patches": 300, "reading_steps": 4, "reading_rows": 4, "reading_marks": (1, 2, 3),
+        "text_steps": 3, "joint_steps": 3, "text_tokens": 700,
     }  # fmt: skip
     folders = ["--photos", str(photographs), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "tiny")]
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]

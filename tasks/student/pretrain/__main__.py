@@ -9,6 +9,7 @@ the pool, the stages' checkpoints and the log are kept in WORK. `--set name=valu
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import itertools
 import logging
@@ -57,6 +58,7 @@ def pretrain(folders: list[Path], work: Path, out: Path, settings: Settings) -> 
     tokenizer = learn_tokenizer(pool, settings, work / "tokenizer")
     settings = dataclasses.replace(settings, vocabulary=len(tokenizer))
     model = new_model(settings, special_ids(tokenizer))
+    model.set_attn_implementation("eager")  # short rows: faster than the fused kernel on a CPU
     logging.info("%d tokens, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)
     heads = train_vision(model, pool, settings, work / "vision.pt")
     hand_over(model, settings)
@@ -82,8 +84,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
     torch.set_num_threads(arguments.threads)
     changes = dict(change.split("=", 1) for change in arguments.set)
-    defaults = dataclasses.asdict(Settings())
-    settings = Settings(**{name: type(defaults[name])(value) for name, value in changes.items()})
+    settings = dataclasses.replace(Settings(), **{name: ast.literal_eval(value) for name, value in changes.items()})
     pretrain(arguments.photos, arguments.work, arguments.out, settings)
 
 

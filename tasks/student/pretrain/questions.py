@@ -299,13 +299,13 @@ def dialogue(crop: Measured, num_questions: int, rng: np.random.Generator) -> tu
     Where the assistant reasons, it tends to say the answer of a question with options in words first.
     """
     kinds, shares = list(KINDS), np.array(list(KINDS.values()))
-    reasons = rng.random() < 0.5
+    reasons = rng.random() < 0.65
     asked, said = [], []
     for index in rng.choice(len(kinds), size=num_questions, p=shares / shares.sum()):
         one = kinds[index](crop, rng)
         must_choose = kinds[index] is ask_comparison
         if one.others and (must_choose or rng.random() < 0.6):
-            if not must_choose and rng.random() < 0.6:
+            if not must_choose and rng.random() < 0.85:
                 said.append(one.answer.lower())
             one = with_options(one, rng)
         asked.append(one)

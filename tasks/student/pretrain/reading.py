@@ -1,8 +1,9 @@
 """Exercises without a picture: finding an option, naming it, repeating a box. Text only, words drawn at random.
 
-Choosing the letter of an option takes a habit that pictures teach slowly: look for what was said, see which letter
-stands before it. Here what is looked for stands in the question, or in the reasoning, in any words of the vocabulary;
-so the habit comes first, and does not depend on what the words mean.
+Choosing the letter of an option takes a habit that pictures teach too slowly: look for what was said, see which letter
+stands before it. Here what is looked for stands in the reasoning or in the question, in any words of the vocabulary; so
+the habit comes first, and does not depend on what the words mean. It is learned if, and only if, the first exercises
+ask for many letters per list (ours; one letter per list left it at chance for as long as we tried).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def exercise(words: list[str], rng: np.random.Generator) -> tuple[str, str, str]
         options = list(dict.fromkeys(_box(rng) for _ in range(int(rng.integers(2, 4)))))
     else:
         options = _phrases(words, int(rng.integers(2, _MOST_OPTIONS + 1)), int(rng.integers(1, _MOST_WORDS + 1)), rng)
-    written = options if rng.random() < 0.3 else [option[0].upper() + option[1:] for option in options]
+    written = options if rng.random() < 0.3 else _capitalised(options)
     listed = _listed(written)
     sought = int(rng.integers(len(options)))
     if rng.random() < 0.15:
@@ -66,16 +67,41 @@ def exercise(words: list[str], rng: np.random.Generator) -> tuple[str, str, str]
     return f"Which {subject}?\n{listed}\n{request}", options[sought], LETTERS[sought]
 
 
+def _capitalised(options: list[str]) -> list[str]:
+    return [option[0].upper() + option[1:] for option in options]
+
+
 def _listed(options: list[str]) -> str:
     return "\n".join(f"{LETTERS[index]}. {option}" for index, option in enumerate(options))
 
 
 def matching_turn(words: list[str], rng: np.random.Generator) -> tuple[str, str]:
-    """All options of a question named in random order, each with its letter: " tree B, house A". Words, not phrases."""
-    options = [words[index] for index in rng.choice(len(words), int(rng.integers(2, _MOST_OPTIONS + 1)), replace=False)]
+    """All options of one list named in random order, each with its letter: " tree B, house A". Single words."""
+    options = _phrases(words, int(rng.integers(2, _MOST_OPTIONS + 1)), 1, rng)
     order = rng.permutation(len(options)).tolist()
     named = ",".join(f" {options[index]} {LETTERS[index]}" for index in order)
     return f"Which?\n{_listed(options)}", assistant_turn("", named)
+
+
+def repeated_turn(words: list[str], rng: np.random.Generator, hard: bool) -> tuple[str, str]:
+    """Five times an option of one list and its letter, mostly as a whole turn: reasoning that says it, the letter.
+
+    hard: options of up to three words, most beginning with a capital.
+    """
+    most_words = int(rng.integers(1, _MOST_WORDS + 1)) if hard else 1
+    options = _phrases(words, int(rng.integers(2, _MOST_OPTIONS + 1)), most_words, rng)
+    written = _capitalised(options) if hard and rng.random() < 0.7 else options
+    parts = []
+    for index in rng.integers(len(options), size=5):
+        said, letter = f" {options[index]}", LETTERS[index]
+        forms = (
+            f"{said} {letter},",
+            assistant_turn(f"{said}.", letter),
+            assistant_turn(f"{said}.", letter),
+            assistant_turn(f"{said}.", f"1. {letter}"),
+        )
+        parts.append(forms[int(rng.integers(len(forms)))])
+    return f"Which?\n{_listed(written)}", "".join(parts)
 
 
 def reading_turn(words: list[str], rng: np.random.Generator) -> tuple[str, str]:

@@ -41,8 +41,8 @@ class Settings:
     quarter_share: float = 0.6  # of batches of the largest side cut down to two thirds of it
 
     # Text stage: exercises without pictures; questions on frozen vision features; then everything moving
-    reading_steps: int = 600
-    matching_steps: int = 200  # of them, words and letters only
+    reading_steps: int = 800
+    reading_marks: tuple[int, ...] = (150, 250, 500)  # words and letters; whole turns, hard from the second; then mixed
     reading_rows: int = 48  # dialogues per batch
     text_steps: int = 800
     text_tokens: int = 6_000  # per batch, padding included
