@@ -1,0 +1,65 @@
+"""The dry run: findings are named with their cure, nothing is loaded, nothing is written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.plan import make_plan
+from pipeline_config.schema import load_config
+
+ROOT = Path(__file__).parents[2]
+VIDA = ROOT / "tests" / "fixtures" / "vida"
+FIXTURE = {"ingest.sources.0.images": str(VIDA / "images"), "ingest.sources.0.metadata": str(VIDA / "metadata.json")}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("OPENAI_API_KEY", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+
+
+def test_the_shipped_photographs_can_be_run() -> None:
+    plan = make_plan(load_config("tiny"))
+    assert plan.findings == []
+    assert plan.num_files == 50
+    assert plan.memory["sft"]["total"] > 0
+
+
+def test_the_7b_recipe_on_three_pictures_lacks_only_key_and_weights() -> None:
+    plan = make_plan(load_config("qwen2_5_vl_7b", FIXTURE))
+    assert (plan.num_files, len(plan.findings)) == (3, 2)
+    assert any("OPENAI_API_KEY" in finding for finding in plan.findings)
+    assert any("Qwen/Qwen2.5-VL-7B-Instruct" in finding for finding in plan.findings)
+    assert plan.memory["sft"]["total"] > plan.memory["sft"]["weights"] > 15
+
+
+def test_missing_data_is_a_named_finding(tmp_path: Path) -> None:
+    missing: dict[str, Any] = {**FIXTURE, "ingest.sources.0.images": str(tmp_path / "none")}
+    assert any(
+        str(tmp_path / "none") in finding for finding in make_plan(load_config("qwen2_5_vl_7b", missing)).findings
+    )
+
+
+def test_the_command_prints_the_plan_and_exits_2_on_findings(tmp_path: Path) -> None:
+    settings = [part for key, value in FIXTURE.items() for part in ("--set", f"{key}={value}")]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "flows.full_pipeline",
+        "--config",
+        "qwen2_5_vl_7b",
+        "--dry-run",
+    ]
+    done = subprocess.run([*command, *settings], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Memory per device, grpo" in done.stdout
+    assert "2 finding(s)" in done.stdout
+    assert "| torch\n" not in done.stderr
