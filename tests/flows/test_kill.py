@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,12 @@ def children_of(process: Any, module: str) -> list[psutil.Process]:
 
 
 def checkpoint(home: Path, stage: str) -> bool:
-    return any(home.glob(f"**/{stage}/**/checkpoints/checkpoint-*"))
+    return any(home.glob(f"**/{stage}/**/checkpoints/checkpoint-*/complete"))
 
 
 def kill_when_checkpointed(desk: Any, process: Any, stage: str) -> None:
     module = f"tasks.{stage}.train"
     wait_until(lambda: process.poll() is not None or checkpoint(desk.home, stage), 400, f"a checkpoint of {stage}")
-    time.sleep(1)
     killed = children_of(process, module)
     assert killed, f"{module} had already ended"
     killed[0].send_signal(signal.SIGKILL)
@@ -47,10 +45,11 @@ def test_a_killed_trainer_resumes_in_the_same_run(desk: Any, tmp_path: Path) -> 
         kill_when_checkpointed(desk, process, stage)
     assert process.wait(500) == 0, log.read_text()[-6000:]
     for stage in ("sft", "grpo"):
-        assert any("resum" in path.read_text().lower() for path in desk.home.glob(f"**/{stage}/**/child.log"))
+        (child_log,) = desk.home.glob(f"runs/*/{stage}/train/child.log")
+        assert child_log.read_text().count('"step": 1,') == 1, "it began anew"
         with duckdb.connect(str(desk.home / "manifest.duckdb"), read_only=True) as lineage:
-            rows = lineage.execute("SELECT mlflow_run_id FROM stage_runs WHERE stage = ?", [stage]).fetchall()
-        assert len(rows) == 1
+            rows = lineage.execute("SELECT state, attempts FROM stage_runs WHERE stage = ?", [stage]).fetchall()
+        assert rows == [("complete", 2)]
 
 
 def test_cancelling_ends_the_child_and_keeps_the_checkpoint(desk: Any, tmp_path: Path) -> None:
