@@ -27,7 +27,7 @@ def children_of(process: Any, module: str) -> list[psutil.Process]:
 
 
 def checkpoint(home: Path, stage: str) -> bool:
-    return any(home.glob(f"**/{stage}/**/checkpoints/checkpoint-*/complete"))
+    return any(home.glob(f"**/{stage}/**/checkpoints/checkpoint-*/complete.json"))
 
 
 def kill_when_checkpointed(desk: Any, process: Any, stage: str) -> None:
