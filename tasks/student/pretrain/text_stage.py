@@ -180,7 +180,7 @@ def train_reading(
     training.resume(checkpoint)
     rng = np.random.default_rng([settings.seed, 20, training.step])
     words = words_of(tokenizer)
-    answer_token = tokenizer.convert_tokens_to_ids("<answer>")
+    answer_token = tokenizer.get_vocab()["<answer>"]
     letters = torch.tensor(
         tokenizer.convert_tokens_to_ids([f"{space}{letter}" for space in ("", "Ġ") for letter in "ABCD"])
     )
@@ -192,10 +192,10 @@ def train_reading(
         elif training.step < repeated_end:
             turns = [repeated_turn(words, rng, training.step >= hard_from) for _ in range(settings.reading_rows)]
         else:
-            turns = [reading_turn(words, rng) for _ in range(settings.reading_rows)]
+            turns = [reading_turn(words, rng) for _ in range(settings.reading_rows // 2)]
         ids, trained = _padded(encode(turns, 0, tokenizer), tokenizer.pad_token_id)
         only_letters = training.step < repeated_end
-        trained &= torch.isin(ids, letters) if only_letters else (ids == answer_token).cumsum(dim=1) > 0
+        trained &= torch.isin(ids, letters) if only_letters else ids.eq(answer_token).cumsum(dim=1) > 0
         position_ids = torch.arange(ids.shape[1]).expand(3, 1, -1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = _row_loss(model, model.get_input_embeddings()(ids), position_ids, ids, trained)
