@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline_config.schema import PipelineConfig
-from tasks.rewards.score import score
+from tasks.grpo.scores import score_rollouts
 from tasks.student.encode import Prompt
 from tasks.student.generate import generate
 
@@ -33,10 +33,7 @@ def probe(
         batch_size=config.mine.batch_size,
         seed=seed,
     )
-    scores = [
-        [score(row, c.text, config.rewards, truncated=c.truncated) for c in group]
-        for row, group in zip(dialogues, completions, strict=True)
-    ]
+    scores = score_rollouts(dialogues, completions, config.rewards)
     rewards = [float(np.mean([s.total for s in group])) for group in scores]
     return {
         "num_prompts": len(dialogues),

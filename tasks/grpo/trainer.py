@@ -32,7 +32,8 @@ from tasks.grpo.objective import clipped_loss, normaliser
 from tasks.grpo.reference import Reference
 from tasks.grpo.rollouts import rollout_id, write_part
 from tasks.grpo.sampler import ShuffledSampler
-from tasks.rewards.score import Score, score
+from tasks.grpo.scores import score_rollouts
+from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.trainer import StudentTrainer
@@ -133,10 +134,7 @@ class GrpoTrainer(StudentTrainer):
             batch_size=self.sampling_batch,
             seed=derive_seed(self.args.seed, step, rank),
         )
-        scores = [
-            [score(row, c.text, self.rewards, truncated=c.truncated) for c in group]
-            for row, group in zip(dialogues, completions, strict=True)
-        ]
+        scores = score_rollouts(dialogues, completions, self.rewards)
         rewards = np.array([[s.total for s in group] for group in scores])
         advantages = group_advantages(rewards, scale_by_std=self.grpo.scale_by_std)
         self.figures.add(rollout_figures(completions, scores, rewards, has_zero_variance(rewards)))
