@@ -101,8 +101,7 @@ def _of_picture(picture: int, sizes: Any, rng: np.random.Generator) -> list[dict
             name, severity = DISTORTIONS[rng.integers(10)], SEVERITIES[rng.integers(3)]
             phrase, box = f"{severity} {name.lower()}", _BOX.format(*rng.integers(0, 1001, 4))
             key = hashlib.sha256(f"{picture} {len(rows)}".encode()).hexdigest()[:32]
-            noise, blur = rng.integers(40), rng.random()
-            reasoning = f"Noise {noise} is high and blur {blur:.2f} low at the top left, suggesting {phrase.lower()}."
+            reasoning = f"Noise {rng.integers(40)} is high at the top left, suggesting {phrase.lower()}."
             row = dict.fromkeys(ANNOTATIONS.names)
             row |= {"question_id": key, "category": category, "sub_task": sub_task, "kind": sub_task}
             row |= _ASKED[sub_task](name, phrase, box)

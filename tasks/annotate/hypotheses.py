@@ -24,7 +24,11 @@ _SCORE_STEP = 0.7  # between one try's opinion score and the next's
 
 
 def tries(question: Row, evidence: Evidence) -> list[Try]:
-    """Reasoning and answer of every hypothesis, the likeliest first; none where nothing measurable is asked."""
+    """Reasoning and answer of every hypothesis, the likeliest first; none where nothing measurable is asked.
+
+    The reasoning on a choice ends with the chosen option and its letter, as people reason: the letter alone is hard to
+    learn (docs/results.md).
+    """
     answer = _TRIES.get(question["problem_type"])
     return answer(question, evidence) if answer else []
 
@@ -48,11 +52,12 @@ def _choice(question: Row, evidence: Evidence) -> list[Try]:
         ranked = [(reason, level) for level, reason in _levels(evidence)]
     else:
         ranked = _by_name(evidence, options)
-    letters = {option: chr(ord("A") + number) for number, option in enumerate(lowered)}
     answers: dict[str, str] = {}
     for reason, option in ranked:
-        if option.lower() in letters:
-            answers.setdefault(letters[option.lower()], reason)
+        if option.lower() in lowered:
+            number = lowered.index(option.lower())
+            letter = chr(ord("A") + number)
+            answers.setdefault(letter, f"{reason} {options[number]} {letter}.")
     return [(reason, letter) for letter, reason in answers.items()]
 
 

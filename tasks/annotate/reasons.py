@@ -1,6 +1,6 @@
 """The measured teacher's words: which measurements speak for a conclusion, in one short sentence.
 
-"Noise 31 is very high and sharpness 40 high at the top left, suggesting severe noise." A number is what was measured in
+"Noise 31 is very high at the top left, suggesting severe noise." A number is what was measured in
 the box, a grade how many spreads it lies above the typical clean picture: beyond 1 high or low, beyond 2.5 very. Ours,
 not of a paper.
 """
@@ -30,15 +30,11 @@ def phrase(one: Found) -> str:
 
 
 def because(evidence: Evidence, one: Found, conclusion: str) -> str:
-    """The one or two measurements of its box that speak most for a distortion, and what they suggest."""
+    """The measurement of its box that speaks most for a distortion, and what it suggests."""
     values, above = evidence.mean(one.box)
     expected = dict(zip(MEASURED, typical.MEANS[AFFECTED.index((one.distortion, one.severity)) + 1], strict=True))
-    telling = sorted(MEASURED, key=lambda name: -above[name] * expected[name])
-    first, second = telling[:2]
-    named = [first]
-    if above[second] * expected[second] > 0 and abs(above[second]) > _HIGH:
-        named.append(second)
-    return f"{_graded(named, values, above)}{_where(one.box)}, suggesting {conclusion}."
+    telling = max(MEASURED, key=lambda name: above[name] * expected[name])
+    return f"{_graded([telling], values, above)}{_where(one.box)}, suggesting {conclusion}."
 
 
 def nothing_unusual(evidence: Evidence, box: Box = WHOLE, conclusion: str = "no distortion") -> str:

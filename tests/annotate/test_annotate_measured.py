@@ -96,7 +96,9 @@ def test_every_question_gets_answers_in_the_students_form(name: str, photographs
     for reasoning, answer in tries:
         scored = score(question, f"<think>{reasoning}</think><answer>{answer}</answer>", RewardsConfig())
         assert scored.reason == "read"
-        assert re.fullmatch(r"[A-Z][^<>]{20,128}, suggesting [^<>]{3,40}\.", reasoning)
+        lettered = dict(zip("ABCDE", question["options"], strict=False))
+        chosen = f" {lettered[answer]} {answer}." if answer in lettered else ""
+        assert re.fullmatch(r"[A-Z][^<>]{10,128}, suggesting [^<>]{3,40}\." + re.escape(chosen), reasoning)
     accuracies = [
         score(question, f"<think></think><answer>{answer}</answer>", RewardsConfig()).accuracy
         for _, answer in tries[:3]

@@ -290,13 +290,13 @@ def thought(crop: Measured, said: list[str], rng: np.random.Generator) -> str:
     """A line of what was measured of the whole picture, and a line of answers in words."""
     chosen = [list(MEASURES)[index] for index in rng.permutation(len(MEASURES))[: int(rng.integers(0, 3))]]
     words = ", ".join(f"{name} {crop.level(name, crop.whole)}" for name in chosen)
-    return " ".join(f"{line.capitalize()}." for line in (words, ", ".join(said)) if line)
+    return " ".join(f"{line[0].upper()}{line[1:]}." for line in (words, ", ".join(said)) if line)
 
 
 def dialogue(crop: Measured, num_questions: int, rng: np.random.Generator) -> tuple[str, str]:
     """A user turn of numbered questions (one stands unnumbered) and the assistant's turn.
 
-    Where the assistant reasons, it tends to say the answer of a question with options in words first.
+    Where the assistant reasons, it tends to say the option it chooses, and right after it the letter.
     """
     kinds, shares = list(KINDS), np.array(list(KINDS.values()))
     reasons = rng.random() < 0.65
@@ -305,9 +305,10 @@ def dialogue(crop: Measured, num_questions: int, rng: np.random.Generator) -> tu
         one = kinds[index](crop, rng)
         must_choose = kinds[index] is ask_comparison
         if one.others and (must_choose or rng.random() < 0.6):
+            chosen = with_options(one, rng)
             if not must_choose and rng.random() < 0.85:
-                said.append(one.answer.lower())
-            one = with_options(one, rng)
+                said.append(f"{one.answer.lower()} {chosen.answer}")
+            one = chosen
         asked.append(one)
     think = thought(crop, said, rng) if reasons else ""
     prompt = merge_prompt([one.question for one in asked])

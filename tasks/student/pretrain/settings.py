@@ -41,9 +41,9 @@ class Settings:
     quarter_share: float = 0.6  # of batches of the largest side cut down to two thirds of it
 
     # Text stage: exercises without pictures; questions on frozen vision features; then everything moving
-    reading_steps: int = 750
-    reading_marks: tuple[int, ...] = (150, 250, 500)  # words and letters; whole turns, hard from the second; then mixed
-    reading_rows: int = 48  # dialogues per batch; half as many, and longer ones, in the end
+    reading_steps: int = 500
+    reading_marks: tuple[int, int] = (150, 250)  # until here words and letters; whole turns; then harder ones
+    reading_rows: int = 48  # dialogues per batch
     text_steps: int = 800
     text_tokens: int = 6_000  # per batch, padding included
     text_rate: float = 2.5e-3

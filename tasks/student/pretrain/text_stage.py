@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from tasks.student.pretrain.optimisation import Training
 from tasks.student.pretrain.pool import Pool, Shard
 from tasks.student.pretrain.questions import Measured, Yardstick, calibrate, dialogue
-from tasks.student.pretrain.reading import matching_turn, reading_turn, repeated_turn, words_of
+from tasks.student.pretrain.reading import matching_turn, repeated_turn, words_of
 from tasks.student.pretrain.settings import Settings
 from tasks.student.pretrain.vision_stage import DenseHeads, merged_tokens
 
@@ -173,29 +173,25 @@ def train_reading(
 ) -> None:
     """Exercises without pictures, language model only, in place; resumes from `checkpoint`.
 
-    First words and letters, then whole turns about one list, of both nothing but the letters is trained; then mixed
-    exercises, their reasoning given.
+    First words and letters, then whole turns about one list; nothing but the letters is trained.
     """
     training = Training({"language": model.model.language_model}, settings, settings.text_rate, settings.reading_steps)
     training.resume(checkpoint)
     rng = np.random.default_rng([settings.seed, 20, training.step])
     words = words_of(tokenizer)
-    answer_token = tokenizer.get_vocab()["<answer>"]
     letters = torch.tensor(
         tokenizer.convert_tokens_to_ids([f"{space}{letter}" for space in ("", "Ġ") for letter in "ABCD"])
     )
-    matching_end, hard_from, repeated_end = settings.reading_marks
+    matching_end, hard_from = settings.reading_marks
     running = 0.0
     while training.step < settings.reading_steps:
         if training.step < matching_end:
             turns = [matching_turn(words, rng) for _ in range(settings.reading_rows)]
-        elif training.step < repeated_end:
-            turns = [repeated_turn(words, rng, training.step >= hard_from) for _ in range(settings.reading_rows)]
         else:
-            turns = [reading_turn(words, rng) for _ in range(settings.reading_rows // 2)]
+            hard = training.step >= hard_from
+            turns = [repeated_turn(words, rng, hard) for _ in range(settings.reading_rows)]
         ids, trained = _padded(encode(turns, 0, tokenizer), tokenizer.pad_token_id)
-        only_letters = training.step < repeated_end
-        trained &= torch.isin(ids, letters) if only_letters else ids.eq(answer_token).cumsum(dim=1) > 0
+        trained &= torch.isin(ids, letters)
         position_ids = torch.arange(ids.shape[1]).expand(3, 1, -1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = _row_loss(model, model.get_input_embeddings()(ids), position_ids, ids, trained)
