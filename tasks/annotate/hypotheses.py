@@ -11,12 +11,13 @@ from itertools import product
 
 from data_contracts.records import BOX_SCALE, DISTORTIONS, LEVELS, SEVERITIES
 from tasks.annotate.evidence import LEAST_GAIN, WHOLE, Box, Evidence, Found
-from tasks.annotate.reasons import because, not_seen, nothing_unusual, phrase
+from tasks.annotate.reasons import choosing, not_seen, nothing_unusual, phrase, suggesting, telling
 from tasks.annotate.teacher import Row
 from tasks.media.positions import POSITIONS, WHOLE_PICTURE, position_of
 from tasks.rewards.boxes import question_box
 
 Try = tuple[str, str]  # reasoning, answer
+Seen = tuple[str, str]  # what was observed, the option it speaks for
 NO_DISTORTION = "No distortion"
 NOT_VISIBLE = "Not visible"
 NEGATIVE_REGION = "No distortion affects this region."
@@ -24,11 +25,7 @@ _SCORE_STEP = 0.7  # between one try's opinion score and the next's
 
 
 def tries(question: Row, evidence: Evidence) -> list[Try]:
-    """Reasoning and answer of every hypothesis, the likeliest first; none where nothing measurable is asked.
-
-    The reasoning on a choice ends with the chosen option and its letter, as people reason: the letter alone is hard to
-    learn (docs/results.md).
-    """
+    """Reasoning and answer of every hypothesis, the likeliest first; none where nothing measurable is asked."""
     answer = _TRIES.get(question["problem_type"])
     return answer(question, evidence) if answer else []
 
@@ -49,27 +46,31 @@ def _choice(question: Row, evidence: Evidence) -> list[Try]:
     elif not any(map(named_distortion, options)) and any(option in POSITIONS for option in lowered):
         ranked = _by_position(evidence, asked) if asked else _positions_of_key(evidence)
     elif any(option in LEVELS for option in lowered):
-        ranked = [(reason, level) for level, reason in _levels(evidence)]
+        ranked = [(_of_quality(evidence), level) for level in _levels(evidence)]
     else:
         ranked = _by_name(evidence, options)
-    answers: dict[str, str] = {}
-    for reason, option in ranked:
-        if option.lower() in lowered:
-            number = lowered.index(option.lower())
-            letter = chr(ord("A") + number)
-            answers.setdefault(letter, f"{reason} {options[number]} {letter}.")
-    return [(reason, letter) for letter, reason in answers.items()]
+    observed: dict[str, str] = {}
+    for seen, option in ranked:
+        observed.setdefault(option.lower(), seen)
+    chosen = [option for option in observed if option in lowered]
+    chosen += [option for option in lowered if chosen and option not in chosen]
+    tried = []
+    for option in chosen:
+        number = lowered.index(option)
+        letter = chr(ord("A") + number)
+        tried.append((choosing(observed.get(option, observed[chosen[0]]), options[number], letter), letter))
+    return tried
 
 
-def _severities_of_key(evidence: Evidence) -> list[Try]:
-    return [(reason, one.severity if one else NOT_VISIBLE) for one, reason in _key_distortions(evidence)]
+def _severities_of_key(evidence: Evidence) -> list[Seen]:
+    return [(seen, one.severity if one else NOT_VISIBLE) for one, seen in _key_distortions(evidence)]
 
 
-def _positions_of_key(evidence: Evidence) -> list[Try]:
-    return [(reason, position_of(one.box)) for one, reason in _key_distortions(evidence) if one]
+def _positions_of_key(evidence: Evidence) -> list[Seen]:
+    return [(seen, position_of(one.box)) for one, seen in _key_distortions(evidence) if one]
 
 
-def _by_severity(evidence: Evidence, distortion: str) -> list[Try]:
+def _by_severity(evidence: Evidence, distortion: str) -> list[Seen]:
     best = evidence.candidates(distortion, num=1)[0]
     grades = evidence.grades(distortion, best.box)
     seen = best.gain >= LEAST_GAIN
@@ -78,19 +79,19 @@ def _by_severity(evidence: Evidence, distortion: str) -> list[Try]:
     return [
         (not_seen(evidence, distortion), option)
         if option == NOT_VISIBLE
-        else (_reason(evidence, Found(distortion, option, best.box, gain)), option)
+        else (telling(evidence, Found(distortion, option, best.box, gain)), option)
         for gain, option in sorted(ranked, reverse=True)
     ]
 
 
-def _by_position(evidence: Evidence, distortion: str) -> list[Try]:
+def _by_position(evidence: Evidence, distortion: str) -> list[Seen]:
     """Positions of the likeliest boxes, then the others by what stands there."""
     severity = evidence.candidates(distortion, num=1)[0].severity
     elsewhere = [
         Found(distortion, severity, box, evidence.grades(distortion, box)[severity]) for box in map(_place, POSITIONS)
     ]
     ranked = [*evidence.candidates(distortion), *sorted(elsewhere, key=lambda one: -one.gain)]
-    return [(because(evidence, one, f"{distortion.lower()} there"), position_of(one.box)) for one in ranked]
+    return [(telling(evidence, one), position_of(one.box)) for one in ranked]
 
 
 def _place(position: str) -> Box:
@@ -102,9 +103,9 @@ def _place(position: str) -> Box:
     return x1, y1, x2, y2
 
 
-def _by_name(evidence: Evidence, options: Sequence[str]) -> list[Try]:
+def _by_name(evidence: Evidence, options: Sequence[str]) -> list[Seen]:
     """Options that name a distortion, perhaps with its place ("Noise, top left"), or say that there is none."""
-    ranked: list[tuple[float, Try]] = []
+    ranked: list[tuple[float, Seen]] = []
     for option in options:
         name = named_distortion(option)
         if name is not None:
@@ -112,10 +113,10 @@ def _by_name(evidence: Evidence, options: Sequence[str]) -> list[Try]:
             candidates = evidence.candidates(name)
             there = [one for one in candidates if position in POSITIONS and position_of(one.box) == position]
             one = (there or candidates)[0]
-            ranked.append((_significance(evidence, one), (_reason(evidence, one), option)))
+            ranked.append((_significance(evidence, one), (telling(evidence, one), option)))
         elif option.lower().startswith(NO_DISTORTION.lower()):
             ranked.append((0.5, (nothing_unusual(evidence), option)))
-    return [tried for _, tried in sorted(ranked, key=lambda one: -one[0])]
+    return [seen for _, seen in sorted(ranked, key=lambda one: -one[0])]
 
 
 def _significance(evidence: Evidence, one: Found) -> float:
@@ -127,8 +128,11 @@ def _significance(evidence: Evidence, one: Found) -> float:
 
 def _free_form(question: Row, evidence: Evidence) -> list[Try]:
     if "level" in question["question"].lower():
-        return [(reason, level) for level, reason in _levels(evidence)]
-    return [(reason, phrase(one) if one else NO_DISTORTION) for one, reason in _key_distortions(evidence)]
+        return [(_level_reason(evidence, level), level) for level in _levels(evidence)]
+    return [
+        (_reason(evidence, one), phrase(one)) if one else (_no_distortion(evidence), NO_DISTORTION)
+        for one, _ in _key_distortions(evidence)
+    ]
 
 
 def _score(question: Row, evidence: Evidence) -> list[Try]:
@@ -136,13 +140,13 @@ def _score(question: Row, evidence: Evidence) -> list[Try]:
     answers = []
     for step in (0, -1, 1, -2, 2):
         score = min(5.0, max(1.0, estimate + step * _SCORE_STEP))
-        answers.append((_of_quality(evidence, f"a score near {score:.1f}"), f"{score:.2f}"))
+        answers.append((suggesting(_of_quality(evidence), f"a score near {score:.1f}"), f"{score:.2f}"))
     return answers
 
 
 def _detection(question: Row, evidence: Evidence) -> list[Try]:
     return [
-        (_reason(evidence, found[0]) if found else nothing_unusual(evidence), _labelled(found))
+        (_reason(evidence, found[0]) if found else _no_distortion(evidence), _labelled(found))
         for found in _detections(evidence)
     ]
 
@@ -164,7 +168,7 @@ def _region(question: Row, evidence: Evidence) -> list[Try]:
     severity = sorted(SEVERITIES, key=lambda name: -grades[name])[1]
     other = Found(first.distortion, severity, box, grades[severity])
     ranked.insert(2, (_reason(evidence, other), phrase(other)))
-    clean = (nothing_unusual(evidence, box), NEGATIVE_REGION)
+    clean = (_no_distortion(evidence, box), NEGATIVE_REGION)
     ranked.insert(0 if first.gain < LEAST_GAIN else 2, clean)
     return ranked
 
@@ -189,9 +193,10 @@ def _brief(question: Row, evidence: Evidence) -> list[Try]:
     ranked = []
     keys, levels = _key_distortions(evidence), _levels(evidence)
     for key, grade in _likeliest(len(keys), len(levels)):
-        (one, reason), (level, _) = keys[key], levels[grade]
+        one, _ = keys[key]
         rest = f"its key distortion is {phrase(one).lower()}." if one else "it has no distortion."
-        ranked.append((reason, f"The quality of the image is {level}; {rest}"))
+        reason = _reason(evidence, one) if one else _no_distortion(evidence)
+        ranked.append((reason, f"The quality of the image is {levels[grade]}; {rest}"))
     return ranked
 
 
@@ -199,7 +204,7 @@ def _description(question: Row, evidence: Evidence) -> list[Try]:
     ranked = []
     lists, levels = _detections(evidence), _levels(evidence)
     for guess, grade in _likeliest(len(lists), len(levels)):
-        found, (level, reason) = lists[guess], levels[grade]
+        found, level = lists[guess], levels[grade]
         overall = f"Overall: the quality is lowered; key distortions: {_labelled(found[:1])}"
         lines = (
             _content(evidence),
@@ -207,7 +212,7 @@ def _description(question: Row, evidence: Evidence) -> list[Try]:
             overall if found else "Overall: nothing lowers the quality; key distortions: none.",
             f"Thus, the quality of the image is {level}.",
         )
-        ranked.append((reason, "\n".join(lines)))
+        ranked.append((_level_reason(evidence, level), "\n".join(lines)))
     return ranked
 
 
@@ -226,7 +231,7 @@ _TRIES: dict[str, Callable[[Row, Evidence], list[Try]]] = {
 
 # --------------------------------------------------------------------------------------------------------- rankings
 def _key_distortions(evidence: Evidence) -> list[tuple[Found | None, str]]:
-    """What harms most, with the reason: found ones, the first at its next severity, what may be there, nothing."""
+    """What harms most, and what was observed: found, the first at its next severity, what may be there, nothing."""
     found = evidence.found
     ranked: list[Found | None] = [*found] if found else [None]
     if found:
@@ -237,7 +242,7 @@ def _key_distortions(evidence: Evidence) -> list[tuple[Found | None, str]]:
     others = [evidence.candidates(name, num=1)[0] for name in DISTORTIONS if name not in names]
     ranked += sorted(others, key=lambda one: -one.gain)[:2]
     ranked += [None] if found else []
-    return [(one, _reason(evidence, one) if one else nothing_unusual(evidence)) for one in ranked]
+    return [(one, telling(evidence, one) if one else nothing_unusual(evidence)) for one in ranked]
 
 
 def _detections(evidence: Evidence) -> list[list[Found]]:
@@ -248,11 +253,10 @@ def _detections(evidence: Evidence) -> list[list[Found]]:
     return [one for number, one in enumerate(lists) if one not in lists[:number]]
 
 
-def _levels(evidence: Evidence) -> list[tuple[str, str]]:
-    """Levels with the reason, the one whose middle is nearest to the opinion score first."""
+def _levels(evidence: Evidence) -> list[str]:
+    """Levels, the one whose middle is nearest to the opinion score first."""
     middles = {level: 1.4 + 0.8 * number for number, level in enumerate(LEVELS)}
-    ranked = sorted(LEVELS, key=lambda level: abs(middles[level] - evidence.opinion_score))
-    return [(level, _of_quality(evidence, f"{level} quality")) for level in ranked]
+    return sorted(LEVELS, key=lambda level: abs(middles[level] - evidence.opinion_score))
 
 
 def _likeliest(num_first: int, num_second: int) -> list[tuple[int, int]]:
@@ -266,13 +270,19 @@ def _strongest(evidence: Evidence) -> Found:
 
 # ------------------------------------------------------------------------------------------------------------ words
 def _reason(evidence: Evidence, one: Found) -> str:
-    return because(evidence, one, phrase(one).lower())
+    return suggesting(telling(evidence, one), phrase(one).lower())
 
 
-def _of_quality(evidence: Evidence, conclusion: str) -> str:
-    if evidence.found:
-        return because(evidence, evidence.found[0], conclusion)
-    return nothing_unusual(evidence, conclusion=conclusion)
+def _no_distortion(evidence: Evidence, box: Box = WHOLE) -> str:
+    return suggesting(nothing_unusual(evidence, box), NO_DISTORTION.lower())
+
+
+def _level_reason(evidence: Evidence, level: str) -> str:
+    return suggesting(_of_quality(evidence), f"{level} quality")
+
+
+def _of_quality(evidence: Evidence) -> str:
+    return telling(evidence, evidence.found[0]) if evidence.found else nothing_unusual(evidence)
 
 
 def _labelled(found: Sequence[Found]) -> str:

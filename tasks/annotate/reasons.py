@@ -1,8 +1,7 @@
-"""The measured teacher's words: which measurements speak for a conclusion, in one short sentence.
+"""The measured teacher's words: what was measured that speaks for a conclusion, and the conclusion.
 
-"Noise 31 is very high at the top left, suggesting severe noise." A number is what was measured in
-the box, a grade how many spreads it lies above the typical clean picture: beyond 1 high or low, beyond 2.5 very. Ours,
-not of a paper.
+"Noise 31 is very high at the top left, suggesting severe noise." A number is what was measured in the box, a grade how
+many spreads it lies above the typical clean picture: beyond 1 high or low, beyond 2.5 very. Ours, not of a paper.
 """
 
 from __future__ import annotations
@@ -29,27 +28,35 @@ def phrase(one: Found) -> str:
     return f"{one.severity} {one.distortion.lower()}"
 
 
-def because(evidence: Evidence, one: Found, conclusion: str) -> str:
-    """The measurement of its box that speaks most for a distortion, and what it suggests."""
+def suggesting(observed: str, conclusion: str) -> str:
+    """What was observed, and what it suggests, in one sentence."""
+    return f"{observed}, suggesting {conclusion}."
+
+
+def choosing(observed: str, option: str, letter: str) -> str:
+    """What was observed, then the option and its letter: a letter never said beside its option is hard to learn."""
+    return f"{observed}. {option} {letter}."
+
+
+def telling(evidence: Evidence, one: Found) -> str:
+    """The measurement of its box that speaks most for a distortion."""
     values, above = evidence.mean(one.box)
     expected = dict(zip(MEASURED, typical.MEANS[AFFECTED.index((one.distortion, one.severity)) + 1], strict=True))
-    telling = max(MEASURED, key=lambda name: above[name] * expected[name])
-    return f"{_graded([telling], values, above)}{_where(one.box)}, suggesting {conclusion}."
+    return f"{_graded([max(MEASURED, key=lambda name: above[name] * expected[name])], values, above)}{_where(one.box)}"
 
 
-def nothing_unusual(evidence: Evidence, box: Box = WHOLE, conclusion: str = "no distortion") -> str:
-    """The two measurements nearest to those of a clean picture, and what they suggest."""
+def nothing_unusual(evidence: Evidence, box: Box = WHOLE) -> str:
+    """The two measurements nearest to those of a clean picture."""
     values, above = evidence.mean(box)
     nearest = sorted(_TELLING_OF_CLEAN, key=lambda name: abs(above[name]))[:2]
-    return f"{_graded(nearest, values, above)}{_where(box)}, suggesting {conclusion}."
+    return f"{_graded(nearest, values, above)}{_where(box)}"
 
 
 def not_seen(evidence: Evidence, distortion: str) -> str:
-    """The measurement that a distortion would change most, and that it was not enough."""
+    """The measurement that a distortion would change most: it was not enough."""
     values, above = evidence.mean(WHOLE)
     expected = dict(zip(MEASURED, typical.MEANS[AFFECTED.index((distortion, "Severe")) + 1], strict=True))
-    first = max(MEASURED, key=lambda name: abs(expected[name]))
-    return f"{_graded([first], values, above)}, suggesting no visible {distortion.lower()}."
+    return _graded([max(MEASURED, key=lambda name: abs(expected[name]))], values, above)
 
 
 def _graded(names: list[str], values: dict[str, float], above: dict[str, float]) -> str:

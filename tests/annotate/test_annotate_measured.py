@@ -97,8 +97,8 @@ def test_every_question_gets_answers_in_the_students_form(name: str, photographs
         scored = score(question, f"<think>{reasoning}</think><answer>{answer}</answer>", RewardsConfig())
         assert scored.reason == "read"
         lettered = dict(zip("ABCDE", question["options"], strict=False))
-        chosen = f" {lettered[answer]} {answer}." if answer in lettered else ""
-        assert re.fullmatch(r"[A-Z][^<>]{10,128}, suggesting [^<>]{3,40}\." + re.escape(chosen), reasoning)
+        ending = f". {lettered[answer]} {answer}" if answer in lettered else ", suggesting [^<>]{3,40}"
+        assert re.fullmatch(rf"[A-Z][^<>]{{10,128}}{ending}\.", reasoning)
     accuracies = [
         score(question, f"<think></think><answer>{answer}</answer>", RewardsConfig()).accuracy
         for _, answer in tries[:3]
