@@ -12,9 +12,11 @@ form; the difference is bootstrapped over source photographs.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import statistics
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +50,36 @@ def configure(side: int, text: str, form: str, num_crops: int, epochs: float) ->
 
 
 def dialogues(config: PipelineConfig, folder: Path) -> Path:
-    """Published dialogues of pictures with at least five pairs, five of each, without reasoning."""
+    """Dialogues of five questions per picture, with the embedded teacher's reasoning where it agrees with the gold."""
     from tasks.compress.merge import merge
-    from tasks.ingest.ingest import ingest
 
     annotations = folder / "annotations.parquet"
     if not annotations.exists():
-        samples = ingest(config.ingest, config.seed, folder / "media").table.to_pylist()
+        questions = defaultdict(list)
+        for row in annotated(config, folder):
+            questions[row["sample_id"]].append(row)
         rows = []
-        for sample in samples:
+        for asked in questions.values():
             # A picture with fewer questions is asked some of them again: the text's length is what counts here.
-            questions = (sample["questions"] * PAIRS)[:PAIRS]
-            media = {name: sample[name] for name in ("sample_id", "media_path", "source_photograph", "split")}
-            for number, question in enumerate(questions):
-                rows.append({**question, **media, "question_id": f"{question['question_id']}-{number}", "tries": 0})
+            for number, row in enumerate((asked * PAIRS)[:PAIRS]):
+                rows.append({**row, "question_id": f"{row['question_id']}-{number}"})
         pq.write_table(pa.Table.from_pylist(rows, schema=ANNOTATIONS), annotations)
     path = folder / f"{'merged' if config.compress.merge_by else 'single'}.parquet"
     if not path.exists():
         pq.write_table(merge(annotations, config.compress, config.seed), path)
     return path
+
+
+def annotated(config: PipelineConfig, folder: Path) -> list[dict[str, Any]]:
+    """Rows of ANNOTATIONS of the shipped photographs' questions."""
+    from tasks.annotate.annotate import annotate_samples
+    from tasks.ingest.ingest import ingest
+
+    samples = folder / "samples.parquet"
+    pq.write_table(ingest(config.ingest, config.seed, folder / "media").table, samples)
+    work = annotate_samples(samples, folder, config.annotate, config.rewards, "", lambda *_, **__: None)
+    rows: list[dict[str, Any]] = asyncio.run(work).table.to_pylist()
+    return rows
 
 
 def train(config: PipelineConfig, path: Path, folder: Path) -> dict[str, Any]:

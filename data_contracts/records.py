@@ -1,8 +1,8 @@
 """The rows of every dataset, as Arrow schemas, and the words they may hold.
 
 Grain of each: ``samples`` one row per media file; ``annotations`` one row per question; ``dialogues`` one row per
-training prompt; ``difficulty`` one row per mined prompt; ``rollouts`` one row per GRPO completion; ``evaluation`` one
-row per (held-out question, student).
+training prompt; ``difficulty`` one row per mined prompt and pool; ``rollouts`` one row per GRPO completion;
+``evaluation`` one row per (held-out question, student).
 
 Boxes in every dataset are integers 0..1000 of width and height, ``[x1, y1, x2, y2]`` (Qwen2-VL's convention). What a
 given student reads and writes is converted at its own boundary (`tasks/student/boxes.py`).

@@ -141,6 +141,9 @@ class CompressConfig(Section):
     merge_by: tuple[Literal["image", "sub_task"], ...] | None = Field(
         ("image", "sub_task"), description="None = one dialogue per question"
     )
+    order: Literal["drawn", "asked"] = Field(
+        "drawn", description="of the pairs of a prompt: drawn from the seed, or as the questions stand in annotations"
+    )
     max_pairs: Count = 8
     max_tokens: Count = Field(480, description="of prompt + response, estimated from characters")
     max_think_tokens: Annotated[int, Field(ge=0)] = Field(40, description="of the one think block per merged turn")

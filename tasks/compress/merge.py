@@ -9,13 +9,13 @@ numbered answers in the assistant turn. Bilibili's entry to MIPI 2025 publishes 
 becomes of the reasoning are not published, so they are ours:
 
 - Pairs merge by ``(image, sub_task)`` or ``(image,)``, in an order drawn from the seed (so that a question's number
-  tells nothing about its kind), first-fit into dialogues of at most ``max_pairs`` pairs and ``max_tokens`` tokens. A
+  tells nothing about its kind) or in that of the file, first-fit into dialogues of at most ``max_pairs`` pairs and ``max_tokens`` tokens. A
   pair that exceeds ``max_tokens`` alone stands alone: nothing is dropped or cut here.
 - The think block holds the accepted reasonings of the pairs in their order, sentence by sentence, each sentence
   once, until ``max_think_tokens`` is reached. Held-out questions were never shown to the teacher: theirs is empty.
 - Tokens are estimated, ``characters_per_token`` characters each, the media not counted.
 
-DuckDB reads the Parquet file, draws the order and packs; `assemble.py` writes the turns.
+DuckDB reads the Parquet file, orders and packs; `assemble.py` writes the turns.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ MEMORY_LIMIT = "700MB"  # DuckDB's own; it spills to disk beyond
 
 _READ = f"SELECT {', '.join([*PAIR.names, *OF_MEDIA, 'sub_task', 'reasoning'])} FROM read_parquet($path)"
 
-# One row per question: its group, its place in the seeded order of the group, and its length in characters.
+# One row per question: its group, its place in the order of the group, and its length in characters.
 _PLACED = """
 CREATE TEMP TABLE placed AS
 SELECT row, grp, characters, think,
-       row_number() OVER (PARTITION BY grp ORDER BY md5(question_id || ':' || $seed), row) AS place
+       row_number() OVER (PARTITION BY grp ORDER BY if($drawn, md5(question_id || ':' || $seed), ''), row) AS place
 FROM pair
 """
 
@@ -89,7 +89,7 @@ def merge(annotations: Path, config: CompressConfig, seed: int = 0) -> pa.Table:
         connection.execute(f"SET temp_directory = '{spill}'")
         pairs = connection.sql(_READ, params={"path": str(annotations)}).to_arrow_table().combine_chunks()
         connection.register("pair", _sized(pairs, config))
-        connection.execute(_PLACED, {"seed": str(seed)})
+        connection.execute(_PLACED, {"seed": str(seed), "drawn": config.order == "drawn"})
         caps = {"max_pairs": config.max_pairs, "max_characters": int(config.max_tokens * per_token) - WRAPPING}
         packed = connection.sql(_PACKED, params={**caps, "max_think": max_think}).to_arrow_table()
     starts = np.flatnonzero(np.diff(packed["dialogue"].to_numpy(), prepend=-1))

@@ -136,7 +136,7 @@ class Stage:
         self.lineage.record_quarantine(self.run_id, kind, left_out, where)
         if left_out:
             num_rows = len({row["id"] for row in left_out})
-            LOGGER.warning("%s: %d row(s) of %s left out, with the reason in %s", self.name, num_rows, kind, where)
+            LOGGER.warning("%s: %d row(s) of %s in quarantine, with the reason: %s", self.name, num_rows, kind, where)
         return self._record(ref)
 
     def publish_folder(self, kind: str, folder: Path) -> Ref:

@@ -150,6 +150,12 @@ def test_the_seed_draws_the_order_and_nothing_else(tmp_path: Path) -> None:
     assert [d["sample_id"] for d in first] == [f"s{n}" for n in range(5)]  # in the order of the file
 
 
+def test_pairs_stand_as_asked_where_the_config_says_so(tmp_path: Path) -> None:
+    rows = [annotation(n, sample=f"s{n % 5}") for n in range(40)]
+    for number, dialogue in enumerate(merged(tmp_path, rows, order="asked")):
+        assert dialogue["merged_from"] == [row["question_id"] for row in rows[number::5]]
+
+
 def test_held_out_and_answer_only_questions_have_an_empty_think_block(tmp_path: Path) -> None:
     rows = [annotation(0, "held out", split="test"), annotation(1, "rejected"), annotation(2, reasoning="  ")]
     for dialogue in merged(tmp_path, rows):

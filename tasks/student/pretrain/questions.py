@@ -66,7 +66,7 @@ PLACES = (
     ("bottom left", "bottom", "bottom right"),
 )
 LETTERS = "ABCDEF"
-_OPTIONS_REQUEST = ("Answer with the letter.", "Give the letter only.", "Reply with one letter from the choices.")
+OPTIONS_REQUEST = ("Answer with the letter.", "Give the letter only.", "Reply with one letter from the choices.")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def box_text(box: Box) -> str:
     return f"<|box_start|>({box[0]},{box[1]}),({box[2]},{box[3]})<|box_end|>"
 
 
-def _pick(rng: np.random.Generator, choices: tuple[str, ...] | list[str]) -> str:
+def pick(rng: np.random.Generator, choices: tuple[str, ...] | list[str]) -> str:
+    """One of the choices, each as likely."""
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -175,7 +176,7 @@ def _region(crop: Measured, rng: np.random.Generator) -> tuple[Box, str]:
     """The whole picture, one of the changed boxes, a ninth of the picture by its name, or any box."""
     draw = rng.random()
     if draw < 0.3:
-        return crop.whole, _pick(rng, ("in the picture", "in the whole picture", "overall"))
+        return crop.whole, pick(rng, ("in the picture", "in the whole picture", "overall"))
     if draw < 0.5 and crop.boxes:
         box = crop.boxes[int(rng.integers(len(crop.boxes)))]
         return (box[0], box[1], box[2], box[3]), f"in {box_text(box)}"
@@ -190,22 +191,22 @@ def _region(crop: Measured, rng: np.random.Generator) -> tuple[Box, str]:
 
 def ask_level(crop: Measured, rng: np.random.Generator) -> Asked:
     box, where = _region(crop, rng)
-    name = _pick(rng, list(MEASURES))
+    name = pick(rng, list(MEASURES))
     level = crop.level(name, box)
-    question = _pick(rng, (f"How much {name} is there {where}?", f"{name.capitalize()} {where}?"))
+    question = pick(rng, (f"How much {name} is there {where}?", f"{name.capitalize()} {where}?"))
     return Asked(question, level.capitalize(), tuple(other.capitalize() for other in LEVELS if other != level))
 
 
 def ask_rank(crop: Measured, rng: np.random.Generator) -> Asked:
     box, where = _region(crop, rng)
-    name = _pick(rng, list(MEASURES))
+    name = pick(rng, list(MEASURES))
     rank = f"{10 * crop.rank(name, box):.1f}"
-    question = _pick(rng, (f"Rate the {name} {where} from 0 to 10.", f"What is the {name} {where}, as a number?"))
+    question = pick(rng, (f"Rate the {name} {where} from 0 to 10.", f"What is the {name} {where}, as a number?"))
     return Asked(question, rank)
 
 
 def ask_place(crop: Measured, rng: np.random.Generator) -> Asked:
-    name = _pick(rng, list(MEASURES))
+    name = pick(rng, list(MEASURES))
     third = [round(crop.side / 3 * index) for index in range(4)]
     values = {
         PLACES[row][column]: crop.measure(name, (third[column], third[row], third[column + 1], third[row + 1]))
@@ -220,25 +221,25 @@ def ask_place(crop: Measured, rng: np.random.Generator) -> Asked:
 
 
 def ask_comparison(crop: Measured, rng: np.random.Generator) -> Asked:
-    name = _pick(rng, list(MEASURES))
+    name = pick(rng, list(MEASURES))
     cell = round(crop.side / len(crop.statistics))
     boxes = [draw_box(crop.side, cell, rng) for _ in range(3)]
     boxes.sort(key=lambda box: crop.rank(name, box))
     less, more = boxes[0], boxes[-1]
-    question = _pick(rng, (f"Which has more {name}?", f"Where is the {name} stronger?"))
+    question = pick(rng, (f"Which has more {name}?", f"Where is the {name} stronger?"))
     return Asked(question, box_text(more), (box_text(less), *(box_text(box) for box in boxes[1:-1])))
 
 
 def ask_change(crop: Measured, rng: np.random.Generator) -> Asked:
     box, where = _region(crop, rng)
     answer = crop.change(box)
-    question = _pick(rng, (f"What changed most {where}?", f"How does it differ from the clean picture {where}?"))
+    question = pick(rng, (f"What changed most {where}?", f"How does it differ from the clean picture {where}?"))
     others = [other for other in (*CHANGES, NOTHING) if other != answer]
     return Asked(question, answer.capitalize(), tuple(other.capitalize() for other in others))
 
 
 def ask_changed_parts(crop: Measured, rng: np.random.Generator) -> Asked:
-    question = _pick(rng, ("Mark every part that differs from the clean picture.", "Which parts were changed?"))
+    question = pick(rng, ("Mark every part that differs from the clean picture.", "Which parts were changed?"))
     return Asked(question, changed_parts(crop))
 
 
@@ -256,7 +257,7 @@ def changed_parts(crop: Measured) -> str:
 
 def ask_similarity(crop: Measured, rng: np.random.Generator) -> Asked:
     similarity = np.clip(1 + 4 * crop.measure("similarity", crop.whole), 1, 5)
-    question = _pick(
+    question = pick(
         rng,
         ("How similar is it to the clean picture, from 1 to 5?", "Give the similarity to the clean picture (1 to 5)."),
     )
@@ -282,7 +283,7 @@ def with_options(asked: Asked, rng: np.random.Generator) -> Asked:
     options = [*wrong, asked.answer]
     options = [options[index] for index in rng.permutation(num)]
     listed = "\n".join(f"{LETTERS[index]}. {option}" for index, option in enumerate(options))
-    request = _pick(rng, _OPTIONS_REQUEST)
+    request = pick(rng, OPTIONS_REQUEST)
     return Asked(f"{asked.question}\n{listed}\n{request}", LETTERS[options.index(asked.answer)])
 
 
@@ -299,14 +300,14 @@ def dialogue(crop: Measured, num_questions: int, rng: np.random.Generator) -> tu
     Where the assistant reasons, it tends to say the option it chooses, and right after it the letter.
     """
     kinds, shares = list(KINDS), np.array(list(KINDS.values()))
-    reasons = rng.random() < 0.65
+    reasons = rng.random() < 0.8
     asked, said = [], []
     for index in rng.choice(len(kinds), size=num_questions, p=shares / shares.sum()):
         one = kinds[index](crop, rng)
         must_choose = kinds[index] is ask_comparison
-        if one.others and (must_choose or rng.random() < 0.6):
+        if one.others and (must_choose or rng.random() < 0.75):
             chosen = with_options(one, rng)
-            if not must_choose and rng.random() < 0.85:
+            if not must_choose and rng.random() < 0.95:
                 said.append(f"{one.answer.lower()} {chosen.answer}")
             one = chosen
         asked.append(one)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 from transformers import Qwen2Tokenizer
 
-from tasks.student.pretrain.questions import LETTERS
-from tasks.student.turns import assistant_turn
+from tasks.student.pretrain.questions import LETTERS, OPTIONS_REQUEST, pick
+from tasks.student.turns import assistant_turn, merge_answers, merge_prompt
 
 _MOST_WORDS = 3
 _MOST_OPTIONS = 4
+_MOST_LISTS = 4
 
 
 def words_of(tokenizer: Qwen2Tokenizer) -> list[str]:
@@ -72,3 +73,19 @@ def repeated_turn(words: list[str], rng: np.random.Generator, hard: bool) -> tup
         )
         parts.append(forms[int(rng.integers(len(forms)))])
     return f"Which?\n{_listed(written)}", "".join(parts)
+
+
+def merged_turn(words: list[str], rng: np.random.Generator) -> tuple[str, str]:
+    """One to four numbered lists with a question each: reasoning says an option of every list and its letter."""
+    questions, said, answers = [], [], []
+    for _ in range(int(rng.integers(1, _MOST_LISTS + 1))):
+        options = _phrases(words, int(rng.integers(2, _MOST_OPTIONS + 1)), int(rng.integers(1, _MOST_WORDS + 1)), rng)
+        written = _capitalised(options) if rng.random() < 0.7 else options
+        subject = _phrases(words, 1, _MOST_WORDS, rng)[0]
+        chosen = int(rng.integers(len(options)))
+        questions.append(f"Which {subject}?\n{_listed(written)}\n{pick(rng, OPTIONS_REQUEST)}")
+        said.append(f"{(options if rng.random() < 0.6 else written)[chosen]} {LETTERS[chosen]}")
+        answers.append(LETTERS[chosen])
+    separator = pick(rng, (", ", ". "))
+    think = f"{_phrases(words, 1, _MOST_WORDS, rng)[0].capitalize()}. {separator.join(said)}."
+    return merge_prompt(questions), assistant_turn(think, merge_answers(answers))

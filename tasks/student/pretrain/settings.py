@@ -44,8 +44,9 @@ class Settings:
     reading_steps: int = 500
     reading_marks: tuple[int, int] = (150, 250)  # until here words and letters; whole turns; then harder ones
     reading_rows: int = 48  # dialogues per batch
-    text_steps: int = 800
-    text_tokens: int = 6_000  # per batch, padding included
+    rehearsal_rows: int = 32  # exercises beside a batch of questions
+    text_steps: int = 1_300
+    text_tokens: int = 4_000  # per batch, padding included
     text_rate: float = 2.5e-3
     joint_steps: int = 120
     joint_rate: float = 8e-4

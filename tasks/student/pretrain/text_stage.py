@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from tasks.student.pretrain.optimisation import Training
 from tasks.student.pretrain.pool import Pool, Shard
 from tasks.student.pretrain.questions import Measured, Yardstick, calibrate, dialogue
-from tasks.student.pretrain.reading import matching_turn, repeated_turn, words_of
+from tasks.student.pretrain.reading import matching_turn, merged_turn, repeated_turn, words_of
 from tasks.student.pretrain.settings import Settings
 from tasks.student.pretrain.vision_stage import DenseHeads, merged_tokens
 
@@ -168,6 +168,17 @@ def _row_loss(
     return (losses * weights).sum() / len(ids)
 
 
+def _letters_loss(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, turns: list[tuple[str, str]]
+) -> torch.Tensor:
+    """Cross entropy of the letters in the assistant's turns of exercises."""
+    ids, trained = _padded(encode(turns, 0, tokenizer), tokenizer.pad_token_id)
+    letters = tokenizer.convert_tokens_to_ids([f"{space}{letter}" for space in ("", "Ġ") for letter in "ABCD"])
+    trained &= torch.isin(ids, torch.tensor(letters))
+    position_ids = torch.arange(ids.shape[1]).expand(3, 1, -1)
+    return _row_loss(model, model.get_input_embeddings()(ids), position_ids, ids, trained)
+
+
 def train_reading(
     model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, settings: Settings, checkpoint: Path
 ) -> None:
@@ -179,9 +190,6 @@ def train_reading(
     training.resume(checkpoint)
     rng = np.random.default_rng([settings.seed, 20, training.step])
     words = words_of(tokenizer)
-    letters = torch.tensor(
-        tokenizer.convert_tokens_to_ids([f"{space}{letter}" for space in ("", "Ġ") for letter in "ABCD"])
-    )
     matching_end, hard_from = settings.reading_marks
     running = 0.0
     while training.step < settings.reading_steps:
@@ -190,11 +198,8 @@ def train_reading(
         else:
             hard = training.step >= hard_from
             turns = [repeated_turn(words, rng, hard) for _ in range(settings.reading_rows)]
-        ids, trained = _padded(encode(turns, 0, tokenizer), tokenizer.pad_token_id)
-        trained &= torch.isin(ids, letters)
-        position_ids = torch.arange(ids.shape[1]).expand(3, 1, -1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = _row_loss(model, model.get_input_embeddings()(ids), position_ids, ids, trained)
+            loss = _letters_loss(model, tokenizer, turns)
         training.update(loss)
         running = 0.95 * running + 0.05 * loss.item() if running else loss.item()
         if training.step % 50 == 0:
@@ -212,7 +217,10 @@ def train_text(
     checkpoint: Path,
     joint: bool,
 ) -> None:
-    """Train in place, resuming from `checkpoint`. joint: the vision tower and the heads learn too."""
+    """Train in place, resuming from `checkpoint`; the exercises go on beside it, or they are forgotten.
+
+    joint: the vision tower and the heads learn too.
+    """
     modules = {"language": model.model.language_model}
     if joint:
         modules |= {"visual": model.model.visual, "heads": heads}
@@ -222,19 +230,25 @@ def train_text(
     training = Training(modules, settings, rate, num_steps)
     training.resume(checkpoint)
     batches = text_batches(pool, make_yardstick(pool, settings), tokenizer, settings, seed=10 + joint + training.step)
-    started, num_crops, running = time.monotonic(), 0, 0.0
+    words, rng = words_of(tokenizer), np.random.default_rng([settings.seed, 30 + joint, training.step])
+    started, num_crops, running, letters = time.monotonic(), 0, 0.0, 0.0
     while training.step < num_steps:
         batch = next(batches)
+        exercises = [repeated_turn(words, rng, hard=True) for _ in range(settings.rehearsal_rows // 4)]
+        exercises += [merged_turn(words, rng) for _ in range(settings.rehearsal_rows - len(exercises))]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.set_grad_enabled(joint):
                 merged = merged_tokens(model, batch.pixels, settings)
             loss = answer_loss(model, merged, batch, settings)
             dense = heads.loss(merged, batch.statistics).mean() if joint else torch.zeros(())
-        training.update(loss + settings.dense_weight * dense)
+            rehearsal = _letters_loss(model, tokenizer, exercises)
+        training.update(loss + settings.dense_weight * dense + rehearsal)
         num_crops += len(batch.ids)
         running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
+        letters = rehearsal.item() if not letters else 0.98 * letters + 0.02 * rehearsal.item()
         if training.step % 50 == 0 or training.step == num_steps:
             speed = num_crops / (time.monotonic() - started)
-            logger.info("text %d: loss %.4f, dense %.4f, %.0f crops/s", training.step, running, dense.item(), speed)
+            values = (training.step, running, letters, dense.item(), speed)
+            logger.info("text %d: loss %.4f, exercises %.4f, dense %.4f, %.0f crops/s", *values)
         if training.step % settings.checkpoint_every == 0 or training.step == num_steps:
             training.save(checkpoint)
