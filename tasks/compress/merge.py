@@ -9,8 +9,8 @@ numbered answers in the assistant turn. Bilibili's entry to MIPI 2025 publishes 
 becomes of the reasoning are not published, so they are ours:
 
 - Pairs merge by ``(image, sub_task)`` or ``(image,)``, in an order drawn from the seed (so that a question's number
-  tells nothing about its kind) or in that of the file, first-fit into dialogues of at most ``max_pairs`` pairs and ``max_tokens`` tokens. A
-  pair that exceeds ``max_tokens`` alone stands alone: nothing is dropped or cut here.
+  tells nothing about its kind) or in that of the file, first-fit into dialogues of at most ``max_pairs`` pairs and
+  ``max_tokens`` tokens. A pair that exceeds ``max_tokens`` alone stands alone: nothing is dropped or cut here.
 - The think block holds the accepted reasonings of the pairs in their order, sentence by sentence, each sentence
   once, until ``max_think_tokens`` is reached. Held-out questions were never shown to the teacher: theirs is empty.
 - Tokens are estimated, ``characters_per_token`` characters each, the media not counted.

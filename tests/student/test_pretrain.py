@@ -131,8 +131,8 @@ def test_the_command_writes_a_folder_that_transformers_loads(photographs, tmp_pa
     changes = {
         "num_crops": 16, "shard_size": 8, "workers": 1, "vocabulary": 700, "warmup": 1, "checkpoint_every": 2,
         "vision_width": 48, "vision_depth": 2, "vision_mlp": 64, "text_width": 48, "text_depth": 2, "text_mlp": 64,
-        "vision_steps": 3, "vision_patches": 300, "reading_steps": 4, "reading_rows": 4, "reading_marks": (1, 2, 3),
-        "text_steps": 3, "joint_steps": 3, "text_tokens": 700,
+        "vision_steps": 3, "vision_patches": 300, "reading_steps": 4, "reading_rows": 4, "reading_marks": (1, 2),
+        "rehearsal_rows": 4, "text_steps": 3, "text_tokens": 700,
     }  # fmt: skip
     folders = ["--photos", str(photographs), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "tiny")]
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]

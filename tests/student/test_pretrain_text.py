@@ -73,15 +73,17 @@ def test_no_distortion_or_severity_of_the_pipeline_is_named(yardstick):
     assert set(MEASURES).isdisjoint(name.lower() for name in DISTORTIONS)
 
 
-def test_exercises_have_the_letter_of_what_was_said():
+def test_merged_exercises_say_an_option_of_every_list_and_its_letter():
     rng = np.random.default_rng(1)
-    for _ in range(200):
-        question, said, answer = reading.exercise(WORDS, rng)
-        options = dict(line.split(". ", 1) for line in question.split("\n")[1:] if line[1:3] == ". ")
-        if said:
-            assert options[answer].lower() == said.lower()
-        elif question.startswith("What is "):
-            assert options[question[8]] == answer
+    for _ in range(100):
+        prompt, turn = reading.merged_turn(WORDS, rng)
+        num_lists = prompt.count("\nA. ")
+        think, answer = split_turn(turn)
+        pairs = list(zip(split_prompt(prompt, num_lists), split_answers(answer, num_lists), strict=True))
+        assert 1 <= num_lists <= 4
+        for question, letter in pairs:
+            options = dict(line.split(". ", 1) for line in question.split("\n")[1:] if line[1:3] == ". ")
+            assert f"{options[letter]} {letter}".lower() in think.lower()
 
 
 def test_repeated_turns_pair_every_option_with_its_letter():

@@ -60,11 +60,10 @@ def pretrain(folders: list[Path], work: Path, out: Path, settings: Settings) -> 
     model = new_model(settings, special_ids(tokenizer))
     model.set_attn_implementation("eager")  # short rows: faster than the fused kernel on a CPU
     logging.info("%d tokens, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)
-    heads = train_vision(model, pool, settings, work / "vision.pt")
+    train_vision(model, pool, settings, work / "vision.pt")
     hand_over(model, settings)
     train_reading(model, tokenizer, settings, work / "reading.pt")
-    train_text(model, heads, tokenizer, pool, settings, work / "text.pt", joint=False)
-    train_text(model, heads, tokenizer, pool, settings, work / "joint.pt", joint=True)
+    train_text(model, tokenizer, pool, settings, work / "text.pt")
     for maker in makers:
         maker.join()
     publish(model, make_processor(tokenizer, settings), [photograph for photograph, _ in photographs], out)

@@ -40,7 +40,7 @@ class Settings:
     vision_rate: float = 2.5e-3
     quarter_share: float = 0.6  # of batches of the largest side cut down to two thirds of it
 
-    # Text stage: exercises without pictures; questions on frozen vision features; then everything moving
+    # Text stage: exercises without pictures; then questions on frozen vision features, exercises beside them
     reading_steps: int = 500
     reading_marks: tuple[int, int] = (150, 250)  # until here words and letters; whole turns; then harder ones
     reading_rows: int = 48  # dialogues per batch
@@ -48,9 +48,6 @@ class Settings:
     text_steps: int = 1_300
     text_tokens: int = 4_000  # per batch, padding included
     text_rate: float = 2.5e-3
-    joint_steps: int = 120
-    joint_rate: float = 8e-4
-    dense_weight: float = 1.0
     handover_scale: float = 0.15  # of the merger's output, beside token embeddings of 0.1
 
     weight_decay: float = 0.05

@@ -1,8 +1,7 @@
 """Stage two: the language model learns to put the vision tower's measurements into words, numbers, letters and boxes.
 
-First exercises without pictures, then questions with the tower frozen, then everything with the dense loss kept
-beside. Loss only on the assistant's tokens. All pictures of a batch have one size, so all prompts begin alike and the
-positions are one row.
+First exercises without pictures, then questions with the tower frozen and exercises beside them. Loss only on the
+assistant's tokens. All pictures of a batch have one size, so all prompts begin alike and the positions are one row.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tasks.student.pretrain.pool import Pool, Shard
 from tasks.student.pretrain.questions import Measured, Yardstick, calibrate, dialogue
 from tasks.student.pretrain.reading import matching_turn, merged_turn, repeated_turn, words_of
 from tasks.student.pretrain.settings import Settings
-from tasks.student.pretrain.vision_stage import DenseHeads, merged_tokens
+from tasks.student.pretrain.vision_stage import merged_tokens
 
 logger = logging.getLogger(__name__)
 _MOST_QUESTIONS = 5
@@ -33,13 +32,12 @@ _LONGEST = 420  # tokens of text
 
 @dataclass(frozen=True)
 class TextBatch:
-    """pixels: pictures x side x side x 3; statistics: tokens x statistics; ids: pictures x length, padded on the right.
+    """pixels: pictures x side x side x 3; ids: pictures x length, padded on the right.
 
     trained: where `ids` belongs to the assistant's turn.
     """
 
     pixels: torch.Tensor
-    statistics: torch.Tensor
     ids: torch.Tensor
     trained: torch.Tensor
 
@@ -85,9 +83,8 @@ def text_batches(
         groups = _groups([len(ids) for ids, _ in lines], settings.text_tokens)
         for index in rng.permutation(len(groups)):
             chosen = np.sort(groups[index])
-            statistics = torch.from_numpy(np.asarray(shard.statistics[chosen], dtype=np.float32)).flatten(0, 2)
             ids, trained = _padded([lines[row] for row in chosen], tokenizer.pad_token_id)
-            yield TextBatch(torch.from_numpy(shard.pixels[chosen]), statistics, ids, trained)
+            yield TextBatch(torch.from_numpy(shard.pixels[chosen]), ids, trained)
 
 
 def _groups(lengths: list[int], budget: int) -> list[NDArray[np.int64]]:
@@ -210,45 +207,36 @@ def train_reading(
 
 def train_text(
     model: Qwen2_5_VLForConditionalGeneration,
-    heads: DenseHeads,
     tokenizer: Qwen2Tokenizer,
     pool: Pool,
     settings: Settings,
     checkpoint: Path,
-    joint: bool,
 ) -> None:
-    """Train in place, resuming from `checkpoint`; the exercises go on beside it, or they are forgotten.
+    """Train the language model in place, the tower frozen, resuming from `checkpoint`.
 
-    joint: the vision tower and the heads learn too.
+    The exercises go on beside the questions, or they are forgotten.
     """
-    modules = {"language": model.model.language_model}
-    if joint:
-        modules |= {"visual": model.model.visual, "heads": heads}
-    rate, num_steps = (
-        (settings.joint_rate, settings.joint_steps) if joint else (settings.text_rate, settings.text_steps)
-    )
-    training = Training(modules, settings, rate, num_steps)
+    training = Training({"language": model.model.language_model}, settings, settings.text_rate, settings.text_steps)
     training.resume(checkpoint)
-    batches = text_batches(pool, make_yardstick(pool, settings), tokenizer, settings, seed=10 + joint + training.step)
-    words, rng = words_of(tokenizer), np.random.default_rng([settings.seed, 30 + joint, training.step])
+    batches = text_batches(pool, make_yardstick(pool, settings), tokenizer, settings, seed=10 + training.step)
+    words, rng = words_of(tokenizer), np.random.default_rng([settings.seed, 30, training.step])
     started, num_crops, running, letters = time.monotonic(), 0, 0.0, 0.0
-    while training.step < num_steps:
+    while training.step < settings.text_steps:
         batch = next(batches)
         exercises = [repeated_turn(words, rng, hard=True) for _ in range(settings.rehearsal_rows // 4)]
         exercises += [merged_turn(words, rng) for _ in range(settings.rehearsal_rows - len(exercises))]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            with torch.set_grad_enabled(joint):
+            with torch.no_grad():
                 merged = merged_tokens(model, batch.pixels, settings)
             loss = answer_loss(model, merged, batch, settings)
-            dense = heads.loss(merged, batch.statistics).mean() if joint else torch.zeros(())
             rehearsal = _letters_loss(model, tokenizer, exercises)
-        training.update(loss + settings.dense_weight * dense + rehearsal)
+        training.update(loss + rehearsal)
         num_crops += len(batch.ids)
         running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
         letters = rehearsal.item() if not letters else 0.98 * letters + 0.02 * rehearsal.item()
-        if training.step % 50 == 0 or training.step == num_steps:
+        if training.step % 50 == 0 or training.step == settings.text_steps:
             speed = num_crops / (time.monotonic() - started)
-            values = (training.step, running, letters, dense.item(), speed)
-            logger.info("text %d: loss %.4f, exercises %.4f, dense %.4f, %.0f crops/s", *values)
-        if training.step % settings.checkpoint_every == 0 or training.step == num_steps:
+            values = (training.step, running, letters, speed)
+            logger.info("text %d: loss %.4f, exercises %.4f, %.0f crops/s", *values)
+        if training.step % settings.checkpoint_every == 0 or training.step == settings.text_steps:
             training.save(checkpoint)

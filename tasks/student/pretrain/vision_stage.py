@@ -116,8 +116,8 @@ def _turned(
 
 def train_vision(
     model: Qwen2_5_VLForConditionalGeneration, pool: Pool, settings: Settings, checkpoint: Path
-) -> DenseHeads:
-    """Train the vision tower in place; resumes from `checkpoint`. Returns the heads."""
+) -> None:
+    """Train the vision tower in place; resumes from `checkpoint`."""
     heads = DenseHeads(settings.text_width, *pool.scale())
     training = Training(
         {"visual": model.model.visual, "heads": heads}, settings, settings.vision_rate, settings.vision_steps
@@ -141,4 +141,3 @@ def train_vision(
             order = torch.argsort(running)
             names = pool.names()
             logger.info("hardest: %s", ", ".join(f"{names[i]} {running[i]:.3f}" for i in order[-12:].tolist()))
-    return heads
