@@ -206,6 +206,7 @@ class SftConfig(Section):
     batch_size: Count = Field(8, description="dialogues per device and forward pass")
     accumulate: Count = 1
     max_tokens: Count = Field(2048, description="vision tokens included; a longer dialogue is quarantined")
+    repeats: dict[str, Count] = Field({}, description="sub-task -> times its dialogues are seen per epoch, if not once")
     optimiser: OptimiserConfig
     freeze: FreezeConfig = FreezeConfig()
     save_steps: Count = 100

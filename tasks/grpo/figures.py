@@ -62,7 +62,7 @@ def rollout_figures(
         "truncated_share": _sum([c.truncated for c in sampled]),
     }
     for name in sorted({name for s in flat for name in s.parts} - {"accuracy"}):
-        values = [s.parts[name] for s in flat]
+        values = [s.parts.get(name) for s in flat]
         figures[f"part_{name}"] = _sum([value for value in values if value is not None])
     return figures
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline_config.schema import ConfigError
 from tasks.student.checkpoint import Student
 from tasks.student.encode import NO_LABEL, Encoded, TooLong, collate, encode_dialogue, with_labels
 
-COLUMNS = ["dialogue_id", "split", "prompt", "response", "media_path"]
+COLUMNS = ["dialogue_id", "split", "sub_task", "prompt", "response", "media_path"]
 # Batches per neighbourhood that is sorted by length: more pads less, fewer shuffles better.
 _NEIGHBOURHOOD = 32
 
@@ -24,10 +25,13 @@ _NEIGHBOURHOOD = 32
 class TrainingDialogues(torch.utils.data.Dataset[Encoded]):
     """Encoded dialogues; ``quarantined`` names those longer than max_tokens, as ``{"id", "reason"}``.
 
+    repeats: sub-task -> how many times an epoch sees its dialogues, if not once.
     Raises ConfigError if no dialogue is left, ValueError naming a picture that cannot be read.
     """
 
-    def __init__(self, student: Student, path: Path, max_tokens: int) -> None:
+    def __init__(
+        self, student: Student, path: Path, max_tokens: int, repeats: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self.encoded: list[Encoded] = []
         self.quarantined: list[dict[str, str]] = []
         rows = pq.read_table(path, columns=COLUMNS, filters=[("split", "=", "train")]).to_pylist()
@@ -35,7 +39,8 @@ class TrainingDialogues(torch.utils.data.Dataset[Encoded]):
             try:
                 encoded = encode_dialogue(student, row, max_tokens)
                 # As an array: lists of a hundred thousand dialogues would fill a machine with eight ranks.
-                self.encoded.append(replace(encoded, token_ids=array("i", encoded.token_ids)))
+                encoded = replace(encoded, token_ids=array("i", encoded.token_ids))
+                self.encoded += [encoded] * repeats.get(row["sub_task"], 1)
             except TooLong as error:
                 self.quarantined.append({"id": row["dialogue_id"], "reason": str(error)})
         if not rows:

@@ -52,7 +52,8 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     _check_devices(job.config, args.world_size)
     student = load_student(job.config.student.model, job.config.student, train=True)
     freeze(student.model, job.config.sft.freeze)
-    dialogues = TrainingDialogues(student, Path(job.inputs["dialogues"]), job.config.sft.max_tokens)
+    sft = job.config.sft
+    dialogues = TrainingDialogues(student, Path(job.inputs["dialogues"]), sft.max_tokens, sft.repeats)
     trainer = SftTrainer(student, dialogues, job.config, args, callbacks)
     discard_incomplete(job.folder / "checkpoints")
     trainer.accelerator.wait_for_everyone()

@@ -131,6 +131,14 @@ def test_dialogues_too_long_are_quarantined(make_job: MakeJob) -> None:
     assert all(f"exceed max_tokens {limit}" in row["reason"] for row in quarantine)
 
 
+def test_an_epoch_sees_the_dialogues_of_a_sub_task_as_often_as_asked(small_student: Path, dialogues: Path) -> None:
+    student = load_student(str(small_student), StudentConfig())
+    once = TrainingDialogues(student, dialogues, 400)
+    sub_task = pq.read_table(dialogues)["sub_task"][0].as_py()
+    train = pq.read_table(dialogues, filters=[("split", "=", "train"), ("sub_task", "=", sub_task)])
+    assert len(TrainingDialogues(student, dialogues, 400, {sub_task: 3})) == len(once) + 2 * train.num_rows
+
+
 def test_nothing_to_train_on_is_said(make_job: MakeJob, dialogues: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"all 14 dialogues exceed 10 tokens; raise sft\.max_tokens"):
         run(make_job(max_tokens=10))

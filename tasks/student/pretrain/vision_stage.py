@@ -114,9 +114,7 @@ def _turned(
     return torch.from_numpy(np.ascontiguousarray(pixels)), values.reshape(-1, len(names))
 
 
-def train_vision(
-    model: Qwen2_5_VLForConditionalGeneration, pool: Pool, settings: Settings, checkpoint: Path
-) -> None:
+def train_vision(model: Qwen2_5_VLForConditionalGeneration, pool: Pool, settings: Settings, checkpoint: Path) -> None:
     """Train the vision tower in place; resumes from `checkpoint`."""
     heads = DenseHeads(settings.text_width, *pool.scale())
     training = Training(
