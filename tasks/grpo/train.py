@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from data_contracts.check import ContractError
@@ -36,8 +35,14 @@ from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_at
 from tasks.student.checkpoint import Student, load_student, replace_folder, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
-from tasks.student.trainer import checkpoint_state_of, discard_incomplete, last_complete, steps_done
-from tasks.student.zero import find_deepspeed, zero_stage
+from tasks.student.trainer import (
+    checkpoint_state_of,
+    discard_incomplete,
+    last_complete,
+    steps_done,
+    training_arguments,
+)
+from tasks.student.zero import zero_stage
 
 HISTORY_FILE = "history.json"
 ROLLOUTS_FILE = "rollouts.parquet"
@@ -74,9 +79,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
         config.grpo.probe_prompts,
         derive_seed(job.seed, PROBE_SET_STREAM),
     )
-    args = training_arguments(
-        config, job.folder / "checkpoints", job.seed, min(len(pool), config.grpo.prompts_per_step)
-    )
+    args = grpo_arguments(config, job.folder / "checkpoints", job.seed, min(len(pool), config.grpo.prompts_per_step))
     student = load_student(job.inputs["student"], config.student, train=True)
     freeze(student.model, config.grpo.freeze)
     student.model.to(args.device)
@@ -130,40 +133,24 @@ def _train(
     return [{**entry, "step": entry["step"] // config.inner_updates} for entry in steps]
 
 
-def training_arguments(config: PipelineConfig, folder: Path, seed: int, num_prompts: int) -> TrainingArguments:
+def grpo_arguments(config: PipelineConfig, folder: Path, seed: int, num_prompts: int) -> TrainingArguments:
     """The Trainer's settings; a Trainer step is one update, so counts of steps are multiplied by ``inner_updates``.
 
-    num_prompts: of a step, over all ranks. Made before the student is loaded, which has to know of DeepSpeed then.
-    Raises ConfigError if the devices cannot share a step's prompts evenly.
+    num_prompts: of a step, over all ranks. Raises ConfigError if the devices cannot share a step's prompts evenly.
     """
-    grpo, optimiser = config.grpo, config.grpo.optimiser
-    on_cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder),
+    grpo = config.grpo
+    return training_arguments(
+        config,
+        grpo.optimiser,
+        grpo.deepspeed,
+        folder,
+        seed,
         max_steps=grpo.steps * grpo.inner_updates,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=micro_batches(config, num_prompts, int(os.environ.get("WORLD_SIZE", "1"))),
-        learning_rate=optimiser.lr,
-        lr_scheduler_type=optimiser.scheduler,
-        warmup_steps=optimiser.warmup_share,
-        weight_decay=optimiser.weight_decay,
-        adam_beta2=optimiser.beta2,
-        max_grad_norm=optimiser.max_grad_norm,
         train_sampling_strategy="sequential",
         logging_steps=grpo.inner_updates,
-        logging_nan_inf_filter=False,
         save_steps=grpo.save_steps * grpo.inner_updates,
-        # One more than is kept in use: the older one is the way back while the newer is being written.
-        save_total_limit=2,
-        seed=seed,
-        bf16=config.student.precision == "bfloat16",
-        activation_checkpointing=config.student.gradient_checkpointing,
-        deepspeed=str(find_deepspeed(grpo.deepspeed)) if grpo.deepspeed else None,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to=[],
     )
 
 

@@ -30,7 +30,7 @@ from transformers import TrainerCallback, set_seed
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress
 from tasks.sft.dialogues import TrainingDialogues
-from tasks.sft.trainer import SftTrainer, training_arguments
+from tasks.sft.trainer import SftTrainer, sft_arguments
 from tasks.student.checkpoint import load_student, replace_folder, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
@@ -48,7 +48,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     Raises ConfigError; ValueError if the loss is no number any more.
     """
     set_seed(job.seed)
-    args = training_arguments(job.config, job.folder / "checkpoints", job.seed)
+    args = sft_arguments(job.config, job.folder / "checkpoints", job.seed)
     _check_devices(job.config, args.world_size)
     student = load_student(job.config.student.model, job.config.student, train=True)
     freeze(student.model, job.config.sft.freeze)

@@ -17,8 +17,7 @@ from pipeline_config.schema import PipelineConfig
 from tasks.sft.dialogues import LengthGroupedSampler, TrainingDialogues, collate_training
 from tasks.student.checkpoint import Student
 from tasks.student.encode import NO_LABEL
-from tasks.student.trainer import StudentTrainer
-from tasks.student.zero import find_deepspeed
+from tasks.student.trainer import StudentTrainer, training_arguments
 
 
 class SftTrainer(StudentTrainer):
@@ -78,33 +77,20 @@ def token_mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torc
     return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
 
-def training_arguments(config: PipelineConfig, folder: Path, seed: int) -> TrainingArguments:
-    """The Trainer's settings. Made before the student is loaded: DeepSpeed's ZeRO-3 has to know of it then."""
-    sft, optimiser = config.sft, config.sft.optimiser
-    on_cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder),
+def sft_arguments(config: PipelineConfig, folder: Path, seed: int) -> TrainingArguments:
+    """The Trainer's settings."""
+    sft = config.sft
+    return training_arguments(
+        config,
+        sft.optimiser,
+        sft.deepspeed,
+        folder,
+        seed,
         num_train_epochs=sft.epochs,
         per_device_train_batch_size=sft.batch_size,
         gradient_accumulation_steps=sft.accumulate,
-        learning_rate=optimiser.lr,
-        lr_scheduler_type=optimiser.scheduler,
-        warmup_steps=optimiser.warmup_share,
-        adam_beta2=optimiser.beta2,
-        max_grad_norm=optimiser.max_grad_norm,
         logging_steps=1,
-        logging_nan_inf_filter=False,
         save_steps=sft.save_steps,
-        # The older one is the way back while the newer is being written.
-        save_total_limit=2,
-        seed=seed,
-        bf16=config.student.precision == "bfloat16",
-        activation_checkpointing=config.student.gradient_checkpointing,
-        deepspeed=str(find_deepspeed(sft.deepspeed)) if sft.deepspeed else None,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        dataloader_num_workers=0 if on_cpu else 4,  # beside a GPU, large pictures are resized in time
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to=[],
+        # Beside a GPU, large pictures are resized in time.
+        dataloader_num_workers=4 if torch.cuda.is_available() else 0,
     )

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
-from pipeline_config.schema import OptimiserConfig
+from pipeline_config.schema import OptimiserConfig, PipelineConfig
 from tasks.student.checkpoint import Student
 from tasks.student.freeze import parameter_groups
+from tasks.student.zero import find_deepspeed
 
 COMPLETE_FILE = "complete.json"
 
@@ -68,6 +69,37 @@ class StudentTrainer(Trainer):
             beside = path.with_suffix(".part")
             beside.write_text(json.dumps(self.checkpoint_state()))
             beside.replace(path)
+
+
+def training_arguments(
+    config: PipelineConfig, optimiser: OptimiserConfig, deepspeed: Path | None, folder: Path, seed: int, **own: Any
+) -> TrainingArguments:
+    """The Trainer's settings that SFT and GRPO share, and a stage's ``own``.
+
+    Made before the student is loaded: DeepSpeed's ZeRO-3 has to know of it then.
+    """
+    on_cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=optimiser.lr,
+        lr_scheduler_type=optimiser.scheduler,
+        warmup_steps=optimiser.warmup_share,
+        adam_beta2=optimiser.beta2,
+        max_grad_norm=optimiser.max_grad_norm,
+        logging_nan_inf_filter=False,
+        # The older one is the way back while the newer is being written.
+        save_total_limit=2,
+        seed=seed,
+        bf16=config.student.precision == "bfloat16",
+        activation_checkpointing=config.student.gradient_checkpointing,
+        deepspeed=str(find_deepspeed(deepspeed)) if deepspeed else None,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+        **own,
+    )
 
 
 def last_complete(folder: Path) -> Path | None:
