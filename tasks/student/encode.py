@@ -64,9 +64,9 @@ def encode_dialogues(student: Student, rows: Sequence[Mapping[str, Any]], max_to
 
 
 def encode_prompt(student: Student, prompt: Prompt) -> Encoded:
-    """One prompt: chat template, boxes in the student's convention, a placeholder token per vision token.
+    """One prompt: chat template, boxes in the student's convention, an image token per vision token.
 
-    Raises ValueError if the file is no picture or the text itself holds a picture's placeholder.
+    Raises ValueError if the file is no picture or the text itself holds an image token.
     """
     processor = student.processor
     width, height = student.pictures.resized_size(prompt.media_path)

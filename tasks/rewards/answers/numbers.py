@@ -7,7 +7,11 @@ import re
 from dataclasses import dataclass
 
 _NUMBER = r"[+-]?(?:\d{1,3}(?:,\d{3}){1,5}(?:\.\d{0,30})?|\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,3})?"
-_UNIT = r"[A-Za-z%°µμΩ$€£¥][A-Za-z%°µμΩ/·*.^²³⁻¹-]{0,15}(?:\^?-?[23])?(?: [A-Za-z]{1,12})?"
+# One word; two only where the first is known to need another, or any word beside the number would be a unit.
+_UNIT = (
+    r"(?:(?:[Ss]quare|[Cc]ubic|[Nn]autical|[Dd]egrees?) )?"
+    r"[A-Za-z%°µμΩ$€£¥][A-Za-z%°µμΩ/·*.^²³⁻¹-]{0,15}(?:\^?-?[23])?"
+)
 _QUANTITY = re.compile(rf"(?:[$€£¥]\s?)?({_NUMBER})(?:\s{{0,4}}({_UNIT}))?\.?")
 _FRACTION = re.compile(r"([+-]?\d{1,15})\s{0,2}/\s{0,2}(\d{1,15})")
 
