@@ -37,13 +37,15 @@ from data_contracts.refs import Ref, Run
 from flows.summary import print_summary, summarise, write_summary
 from pipeline_config.home import home
 from pipeline_config.schema import ConfigError, PipelineConfig, load_config
+from tasks.endpoint.request import EndpointUnavailable
 from tasks.launcher.child import ChildFailed, children_end_with
 from tasks.launcher.job import DiskFull, write_atomically
 from tasks.launcher.stage import result_storage, stage_facts, stage_table
 from tasks.lineage.store import Lineage
 from tasks.tracking.runs import Tracking
 
-CLEAR = (ConfigError, ContractError, ChildFailed, DiskFull)  # their message says what to do; no traceback is needed
+# Their message says what to do; no traceback is needed.
+CLEAR = (ConfigError, ContractError, ChildFailed, DiskFull, EndpointUnavailable)
 EXIT_FAILED, EXIT_USER = 1, 2
 
 

@@ -103,6 +103,32 @@ class IngestConfig(Section):
     questions: QuestionsConfig = QuestionsConfig()
 
 
+# -------------------------------------------------------------------------------------------------------- endpoint
+class Price(Section):
+    """Of a million tokens of one model, in one currency of your choice."""
+
+    model: str
+    prompt: Annotated[float, Field(ge=0)] = 0.0
+    completion: Annotated[float, Field(ge=0)] = 0.0
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint. The key is read from the environment variable or Prefect Secret named here."""
+
+    base_url: str
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    max_in_flight: Count = Field(16, description="at most; fewer while the endpoint is overloaded")
+    requests_per_minute: Annotated[float, Field(ge=0)] = Field(0.0, description="0 = no limit")
+    tokens_per_minute: Annotated[float, Field(ge=0)] = Field(0.0, description="prompt and completion; 0 = no limit")
+    timeout_seconds: Annotated[float, Field(gt=0)] = Field(120.0, description="of one attempt")
+    deadline_seconds: Annotated[float, Field(gt=0)] = Field(600.0, description="of one request, from its first attempt")
+    max_attempts: Count = Field(5, description="of one request, on 429, 5xx, timeout, lost connection")
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    max_new_tokens: Count = 256
+    prices: tuple[Price, ...] = ()
+
+
 # -------------------------------------------------------------------------------------------------------- annotate
 class MeasuredTeacher(Section):
     """Embedded default, no network: measures the picture and reasons from what it measured."""
@@ -110,30 +136,48 @@ class MeasuredTeacher(Section):
     kind: Literal["measured"] = "measured"
 
 
-class OpenAITeacher(Section):
-    """Any OpenAI-compatible endpoint. The key is read from the environment variable or Prefect Secret named here."""
+class OpenAITeacher(EndpointConfig):
+    """Any OpenAI-compatible endpoint as teacher."""
 
     kind: Literal["openai"]
-    base_url: str
-    model: str
-    api_key_variable: str = "OPENAI_API_KEY"
-    max_in_flight: Count = 16
-    timeout_seconds: float = 120.0
-    max_attempts: Count = Field(5, description="of one request, on 429, 5xx, timeout, lost connection")
     temperature: float = 1.0
     top_p: float = 0.95
     max_new_tokens: Count = 512
-    price_per_million_prompt_tokens: float = 0.0
-    price_per_million_completion_tokens: float = 0.0
+    budget: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="most that the annotation may cost in all, restarts included; needs prices"
+    )
+    when_spent: Literal["stop", "go_on"] = Field(
+        "stop", description="stop: publish what is annotated and end the run; go_on: train on what is annotated"
+    )
+    prompts: dict[str, str] = Field(
+        {}, description="sub-task -> template of tasks/annotate/prompts.py; 'two_sentences' where none is named"
+    )
+    show_gold: bool = Field(False, description="the teacher is shown the gold and explains it (ViDA-UGC)")
+    structured: bool = Field(False, description="ask for JSON by schema; left out if the endpoint refuses it")
+    max_pixels: Count | None = Field(None, description="larger pictures are scaled down before they are sent")
+    batch_folder: Path | None = Field(
+        None, description="write OpenAI Batch request files there and read result files; the endpoint is not called"
+    )
+    shared_limit: str | None = Field(
+        None, description="Prefect global concurrency limit that requests of all runs occupy"
+    )
+
+    @model_validator(mode="after")
+    def _priced(self) -> OpenAITeacher:
+        if self.budget is not None and self.model not in {price.model for price in self.prices}:
+            raise ValueError(f"budget: needs the price of {self.model} in prices")
+        return self
 
 
 class AnnotateConfig(Section):
     teacher: Annotated[MeasuredTeacher | OpenAITeacher, Field(discriminator="kind")] = MeasuredTeacher()
     tries: Count = 3
     tau: Share = Field(0.6, description="reasoning is kept if the accuracy reward of its answer exceeds this")
+    agreement: Share = Field(0.6, description="of the tries, where a question has no gold: more must agree than this")
     rejected: Literal["answer_only", "drop"] = Field(
         "drop", description="a question whose every try was rejected: kept with its gold but no reasoning, or left out"
     )
+    trace_share: Share = Field(0.01, description="of an endpoint's replies, kept as MLflow traces")
 
 
 # -------------------------------------------------------------------------------------------------------- compress
@@ -257,21 +301,14 @@ class LexicalJudge(Section):
     share: Share = Field(0.7, description="of a statement's content words")
 
 
-class OpenAIJudge(Section):
-    """Any OpenAI-compatible endpoint. Verdicts are cached by content under the home (or in the file named here)."""
+class OpenAIJudge(EndpointConfig):
+    """Any OpenAI-compatible endpoint as judge. Verdicts are kept by content under the home (or in the folder named
+    here)."""
 
     kind: Literal["openai"]
-    base_url: str
-    model: str
-    api_key_variable: str = "OPENAI_API_KEY"
     votes: Count = Field(1, description="asked per question; the majority counts, a tie is a no")
-    max_in_flight: Count = 16
-    requests_per_minute: float = Field(0.0, description="0 = no limit")
-    timeout_seconds: float = 60.0
-    max_attempts: Count = Field(5, description="of one request, on 429, 5xx, timeout, lost connection")
-    temperature: float = 0.0
-    max_new_tokens: Count = 256
-    cache: Path | None = None
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    journal: Path | None = None
 
 
 class LengthBonusConfig(Section):

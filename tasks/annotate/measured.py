@@ -21,7 +21,8 @@ from data_contracts.refs import file_digest, text_digest
 from pipeline_config.schema import ConfigError
 from tasks.annotate import evidence, hypotheses, reasons, typical
 from tasks.annotate.evidence import LEAST_SIDE, Evidence, gather
-from tasks.annotate.teacher import Reply, Request, Row
+from tasks.annotate.teacher import QUESTION_FIELDS, Row
+from tasks.endpoint.request import Reply, Request
 from tasks.media import measurements, positions
 from tasks.media.measurements import Pixels
 from tasks.student.turns import assistant_turn
@@ -42,6 +43,7 @@ class PictureMeasurer:
 
     name = "measured"
     max_in_flight = 64
+    shown: tuple[str, ...] = QUESTION_FIELDS
 
     def __init__(self) -> None:
         self._evidence: OrderedDict[str, Evidence | None] = OrderedDict()
@@ -49,7 +51,7 @@ class PictureMeasurer:
     def request(self, question: Row, sample: Row, attempt: int) -> Request:
         asked = {"problem_type": question["problem_type"], "options": list(question["options"] or [])}
         teacher = f"{self.name} {version()}"
-        return Request(teacher, question["question"], sample["sample_id"], json.dumps(asked), attempt)
+        return Request(teacher, "", question["question"], sample["sample_id"], json.dumps(asked), attempt)
 
     async def ask(self, request: Request, question: Row, sample: Row) -> Reply:
         """Raises ConfigError if the picture cannot be read."""
@@ -72,6 +74,9 @@ class PictureMeasurer:
                 self._evidence.popitem(last=False)
         self._evidence.move_to_end(digest)
         return self._evidence[digest]
+
+    def found(self, reply: Reply) -> None:
+        """A measurement costs nothing."""
 
     async def close(self) -> None:
         self._evidence.clear()

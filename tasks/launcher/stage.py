@@ -153,6 +153,18 @@ class Stage:
         if self.tracking and self.mlflow_run_id:
             self.tracking.log_artifact(self.mlflow_run_id, path)
 
+    def log_trace(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        """A call that has just ended after so many seconds, as a trace of the stage's MLflow run."""
+        if self.tracking and self.mlflow_run_id:
+            self.tracking.log_trace(self.mlflow_run_id, name, inputs, outputs, attributes, seconds)
+
     def progress(self, done: float, total: float, **figures: float) -> None:
         """How far the stage is: a bar with the time left in a terminal, else a log line now and then."""
         self._progress.update(done, total, **figures)

@@ -4,35 +4,35 @@
     judge.entails("A dog runs to the door.", ["a dog runs", "a cat sleeps"])  ->  (Verdict(True, "lexical"), ..)
 
 Two kinds. ``lexical``, the offline default: a statement is entailed if the text holds enough of its content words,
-stemmed; no understanding, and labelled in every result it touches. ``openai``: any OpenAI-compatible endpoint;
-verdicts are kept in a SQLite file keyed by content, asked in parallel, rate-limited, retried here (the client's own
-retries are off), put to a vote. What the model under judgement wrote stands between fences that it cannot know (a
-digest of the content), and the LAST verdict in the reply counts. An unreachable judge raises `JudgeError`: it is
-never a reward of 0.
+stemmed; no understanding, and labelled in every result it touches. ``openai``: any OpenAI-compatible endpoint, by the
+client and the journal of `tasks.endpoint`, asked in parallel, put to a vote. What the model under judgement wrote
+stands between fences that it cannot know (a digest of the content), and the LAST verdict in the reply counts. An
+unreachable judge raises `JudgeError`: it is never a reward of 0.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
-import sqlite3
 import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from data_contracts.refs import text_digest
 from pipeline_config.home import home
+from pipeline_config.schema import ConfigError
 
 if TYPE_CHECKING:
     from pipeline_config.schema import LexicalJudge, OpenAIJudge
+    from tasks.endpoint.client import Endpoint
+    from tasks.endpoint.journal import Journalled
 
-CACHE_FILE = "judge.sqlite"
+T = TypeVar("T")
 MAX_JUDGED_CHARACTERS = 20_000
 _VERDICT = re.compile(r"verdict\W{0,8}(yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
@@ -167,22 +167,15 @@ def last_verdict(reply: str) -> bool | None:
 
 
 class ModelJudge:
-    """An OpenAI-compatible model as judge. Thread-safe."""
+    """An OpenAI-compatible model as judge. Thread-safe: client and journal live in the event loop of one thread."""
 
     def __init__(self, settings: OpenAIJudge) -> None:
-        from openai import OpenAI
-
         self.settings = settings
         self.by = settings.model
-        self._client = OpenAI(
-            base_url=settings.base_url,
-            api_key=os.environ.get(settings.api_key_variable) or "none",
-            max_retries=0,
-            timeout=settings.timeout_seconds,
-        )
-        self._cache = VerdictCache(settings.cache or home() / CACHE_FILE)
-        self._pool = ThreadPoolExecutor(settings.max_in_flight, "judge")
-        self._pace = Pace(settings.requests_per_minute)
+        self._sampling = {"temperature": settings.temperature, "max_tokens": settings.max_new_tokens}
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="judge", daemon=True).start()
+        self._endpoint, self._journal = self._run(self._open())
 
     def entails(self, text: str, statements: Sequence[str]) -> tuple[Verdict, ...]:
         prompts = [
@@ -197,98 +190,39 @@ class ModelJudge:
         return self.ask_all([f"{asked} A range, a list of possibilities or an evasion is not.\n{texts}"])[0]
 
     def ask_all(self, prompts: Sequence[str]) -> tuple[Verdict, ...]:
-        """Verdicts by majority of ``votes``, all requests of all prompts in parallel; a tie or no verdict is a no."""
-        votes = [[self._pool.submit(self._vote, p, n) for n in range(self.settings.votes)] for p in prompts]
-        counted = [[f.result() for f in futures] for futures in votes]
-        return tuple(Verdict(2 * vs.count(True) > len(vs) - vs.count(None), self.by) for vs in counted)
+        """Verdicts by majority of ``votes``, all requests of all prompts in parallel; a tie or no verdict is a no.
 
-    def _vote(self, prompt: str, vote: int) -> bool | None:
-        s = self.settings
-        key = text_digest(
-            "\x00".join((s.base_url, s.model, str(s.temperature), str(s.max_new_tokens), str(vote), _RULES, prompt))
-        )
-        reply = self._cache.get(key)
-        if reply is None:
-            reply = self._request(prompt, vote)
-            self._cache.put(key, reply)
-        return last_verdict(reply)
+        Raises JudgeError.
+        """
+        from tasks.endpoint.request import EndpointUnavailable, Unanswered
 
-    def _request(self, prompt: str, vote: int) -> str:
-        """One reply, tried ``max_attempts`` times with doubling pauses. Raises JudgeError."""
-        from openai import APIConnectionError, APIStatusError
-
-        s = self.settings
-        error: Exception | None = None
-        for attempt in range(s.max_attempts):
-            if attempt:
-                time.sleep(min(30.0, 0.5 * 2 ** (attempt - 1)))
-            self._pace.wait()
-            try:
-                reply = self._client.chat.completions.create(
-                    model=s.model,
-                    messages=[{"role": "system", "content": _RULES}, {"role": "user", "content": prompt}],
-                    temperature=s.temperature,
-                    max_tokens=s.max_new_tokens,
-                    seed=vote,
-                )
-                return (reply.choices[0].message.content or "") if reply.choices else ""
-            except APIConnectionError as caught:  # a timeout is one
-                error = caught
-            except APIStatusError as caught:
-                error = caught
-                if caught.status_code not in (408, 409, 429) and caught.status_code < 500:
-                    break
-        raise JudgeError(
-            f"judge {s.model} at {s.base_url} could not be asked ({error}); check rewards.judge or set kind: lexical"
-        )
-
-
-class VerdictCache:
-    """Replies by content key, in a SQLite file; one short-lived connection per call, so processes can share it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = self._connect()
         try:
-            with connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-        finally:
-            connection.close()
+            counted = self._run(self._votes(prompts))
+        except (ConfigError, EndpointUnavailable, Unanswered) as error:
+            raise JudgeError(f"judge {error}; check rewards.judge or set its kind: lexical") from None
+        return tuple(Verdict(2 * votes.count(True) > len(votes) - votes.count(None), self.by) for votes in counted)
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60)
-        connection.execute("PRAGMA journal_mode = WAL")
-        return connection
+    async def _open(self) -> tuple[Endpoint, Journalled]:
+        from tasks.endpoint.client import Endpoint
+        from tasks.endpoint.journal import Journalled, journal_in
 
-    def get(self, key: str) -> str | None:
-        connection = self._connect()
-        try:
-            row = connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        finally:
-            connection.close()
-        return row[0] if row else None
+        settings = self.settings
+        key = os.environ.get(settings.api_key_variable, "")
+        journal = journal_in(settings.journal or home() / "journal")
+        return Endpoint(settings, key, section="rewards.judge"), Journalled(journal, settings.max_in_flight)
 
-    def put(self, key: str, reply: str) -> None:
-        connection = self._connect()
-        try:
-            with connection:
-                connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (key, reply))
-        finally:
-            connection.close()
+    async def _votes(self, prompts: Sequence[str]) -> list[list[bool | None]]:
+        num_votes = self.settings.votes
+        votes = await asyncio.gather(*(self._vote(prompt, n) for prompt in prompts for n in range(num_votes)))
+        return [list(votes[start : start + num_votes]) for start in range(0, len(votes), num_votes)]
 
+    async def _vote(self, prompt: str, vote: int) -> bool | None:
+        from tasks.endpoint.request import Request
 
-class Pace:
-    """At most so many starts a minute, evenly spaced; 0 = no limit. Shared by threads."""
+        sampling = json.dumps(self._sampling | {"seed": vote})
+        request = Request(self.by, _RULES, prompt, "", sampling, vote + 1)
+        reply = await self._journal.reply(request, lambda: self._endpoint.ask(request))
+        return last_verdict(reply.text)
 
-    def __init__(self, per_minute: float) -> None:
-        self._gap = 60 / per_minute if per_minute > 0 else 0.0
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Sleep until this caller's turn."""
-        with self._lock:
-            start = max(self._next, time.monotonic())
-            self._next = start + self._gap
-        time.sleep(max(0.0, start - time.monotonic()))
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -117,6 +117,26 @@ class Tracking:
         else:
             self.client.log_artifact(run_id, str(path))
 
+    def log_trace(
+        self,
+        run_id: str,
+        name: str,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        """A call that has just ended after so many seconds."""
+        ended = time.time_ns()
+        span = self.client.start_trace(
+            name,
+            inputs=dict(inputs),
+            experiment_id=self.experiment_id,
+            run_id=run_id,
+            start_time_ns=ended - int(seconds * 1e9),
+        )
+        self.client.end_trace(span.trace_id, outputs=dict(outputs), attributes=dict(attributes), end_time_ns=ended)
+
     # ---------------------------------------------------------------------------------------------------------- inside
     @functools.cached_property
     def client(self) -> Any:

@@ -16,7 +16,9 @@ import pytest
 
 from pipeline_config.schema import ConfigError, OpenAITeacher
 from tasks.annotate.openai_teacher import EndpointTeacher
-from tasks.annotate.teacher import Reply, TeacherUnavailable, read_reply
+from tasks.annotate.teacher import read_reply
+from tasks.endpoint.client import Endpoint as Client
+from tasks.endpoint.request import EndpointUnavailable, Reply
 from tests.annotate.endpoint import Endpoint, complete, drop, fail, hang, question, sample
 
 KEY = "sk-very-secret-0123456789"
@@ -27,12 +29,16 @@ def settings(endpoint: Endpoint, **fields: Any) -> OpenAITeacher:
     return OpenAITeacher.model_validate(config)
 
 
+def teacher_of(config: OpenAITeacher) -> EndpointTeacher:
+    return EndpointTeacher(config, Client(config, KEY, section="annotate.teacher", first_pause=0.02))
+
+
 def ask(folder: Path, config: OpenAITeacher, times: int = 1) -> list[Reply]:
     """Ask one question, `times` tries at once."""
     row = sample(folder, 0, [])
 
     async def asking() -> list[Reply]:
-        teacher = EndpointTeacher(config, KEY, first_pause=0.02)
+        teacher = teacher_of(config)
         try:
             requests = [teacher.request(question(), row, attempt) for attempt in range(1, times + 1)]
             return await asyncio.gather(*(teacher.ask(request, question(), row) for request in requests))
@@ -43,18 +49,19 @@ def ask(folder: Path, config: OpenAITeacher, times: int = 1) -> list[Reply]:
 
 
 def test_the_picture_the_question_and_the_form_are_sent(endpoint: Endpoint, tmp_path: Path) -> None:
-    prices = {"price_per_million_prompt_tokens": 2.0, "price_per_million_completion_tokens": 10.0}
-    [reply] = ask(tmp_path, settings(endpoint, max_new_tokens=77, temperature=0.5, **prices))
+    prices = [{"model": "judge-1", "prompt": 2.0, "completion": 10.0}]
+    [reply] = ask(tmp_path, settings(endpoint, max_new_tokens=77, temperature=0.5, prices=prices))
     [request] = endpoint.requests
     assert request["path"] == "/v1/chat/completions"
     assert request["headers"]["Authorization"] == f"Bearer {KEY}"
     body = request["body"]
     assert (body["model"], body["max_tokens"], body["temperature"], body["top_p"]) == ("judge-1", 77, 0.5, 0.95)
-    picture, text = body["messages"][0]["content"]
+    system, user = body["messages"]
+    picture, text = user["content"]
     data = picture["image_url"]["url"].removeprefix("data:image/png;base64,")
     assert base64.b64decode(data) == (tmp_path / "0.png").read_bytes()
     assert question()["question"] in text["text"]
-    assert "<think>your reasoning</think><answer>your answer</answer>" in text["text"]
+    assert "<think>your reasoning</think><answer>your answer</answer>" in system["content"]
     answer = read_reply("key", reply)
     assert (answer.reasoning, answer.answer) == ("Grain covers the sky.", "B")
     assert (reply.prompt_tokens, reply.completion_tokens) == (1000, 50)
@@ -68,7 +75,7 @@ def test_retry_after_is_honoured_by_all_requests(endpoint: Endpoint, tmp_path: P
     row = sample(tmp_path, 0, [])
 
     async def asking() -> None:
-        teacher = EndpointTeacher(settings(endpoint), KEY, first_pause=0.02)
+        teacher = teacher_of(settings(endpoint))
 
         async def one(attempt: int) -> Reply:
             while attempt == 2 and not endpoint.requests:
@@ -112,20 +119,22 @@ def test_a_spent_quota_is_not_waited_for(endpoint: Endpoint, tmp_path: Path) -> 
 
 def test_a_wait_of_hours_is_refused(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.script = [fail(429, headers={"Retry-After": "7200"})]
-    with pytest.raises(TeacherUnavailable, match="asks to wait 7200 s"):
+    with pytest.raises(EndpointUnavailable, match="asks to wait 7200 s"):
         ask(tmp_path, settings(endpoint))
 
 
 def test_the_last_failure_is_named_when_every_attempt_failed(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.script = [fail(500, "out of memory")] * 3
-    with pytest.raises(TeacherUnavailable, match=r"no answer in 3 attempts, the last: HTTP 500.*out of memory"):
+    with pytest.raises(EndpointUnavailable, match=r"no answer in 3 attempts, the last: HTTP 500.*out of memory"):
         ask(tmp_path, settings(endpoint, max_attempts=3))
     assert len(endpoint.requests) == 3
 
 
 def test_an_endpoint_that_is_not_there_is_named(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.close()
-    with pytest.raises(TeacherUnavailable, match=rf"{re.escape(endpoint.base_url)}: no answer in 2 attempts.*base_url"):
+    with pytest.raises(
+        EndpointUnavailable, match=rf"{re.escape(endpoint.base_url)}: no answer in 2 attempts.*base_url"
+    ):
         ask(tmp_path, settings(endpoint, max_attempts=2))
 
 
@@ -166,7 +175,7 @@ def test_a_picture_that_is_gone_is_named(endpoint: Endpoint, tmp_path: Path) -> 
     row = {**sample(tmp_path, 0, []), "media_path": str(tmp_path / "gone.png")}
 
     async def asking() -> None:
-        teacher = EndpointTeacher(settings(endpoint), KEY)
+        teacher = teacher_of(settings(endpoint))
         try:
             await teacher.ask(teacher.request(question(), row, 1), question(), row)
         finally:

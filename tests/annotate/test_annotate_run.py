@@ -18,9 +18,9 @@ import pytest
 from data_contracts.check import ContractError, check
 from data_contracts.records import ANNOTATIONS
 from pipeline_config.schema import AnnotateConfig, RewardsConfig
-from tasks.annotate.annotate import Annotated, annotate_samples
-from tasks.annotate.journal import FILE
-from tasks.annotate.teacher import TeacherUnavailable
+from tasks.annotate.annotate import Annotated, annotate_samples, make_teacher
+from tasks.endpoint.journal import FILE
+from tasks.endpoint.request import EndpointUnavailable
 from tests.annotate.endpoint import RIGHT, Endpoint, complete, fail, question, sample, write_samples
 
 KEY = "sk-very-secret-0123456789"
@@ -44,7 +44,9 @@ def run(
     }
     config = AnnotateConfig.model_validate({"teacher": teacher, **fields})
     rewards = rewards or RewardsConfig()
-    return asyncio.run(annotate_samples(samples, folder / "journal", config, rewards, KEY))
+    return asyncio.run(
+        annotate_samples(samples, folder / "journal", config, rewards, make_teacher(config.teacher, KEY))
+    )
 
 
 def test_right_answers_are_kept_with_their_reasoning(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -183,7 +185,11 @@ def test_progress_counts_every_question(endpoint: Endpoint, tmp_path: Path) -> N
     def on_progress(done: int, total: int, **figures: float) -> None:
         seen.append((done, total, figures["accepted"]))
 
-    asyncio.run(annotate_samples(samples, tmp_path / "journal", config, RewardsConfig(), KEY, on_progress))
+    asyncio.run(
+        annotate_samples(
+            samples, tmp_path / "journal", config, RewardsConfig(), make_teacher(config.teacher, KEY), on_progress
+        )
+    )
     assert seen == [(1, 4, 0.0), (2, 4, 1.0), (3, 4, 1.0), (4, 4, 1.0)]
 
 
@@ -191,7 +197,7 @@ def test_answers_before_a_failure_are_not_asked_again(endpoint: Endpoint, tmp_pa
     samples = write_samples(tmp_path, [sample(tmp_path, n, [question()]) for n in range(12)])
     one = {**at_once(endpoint, 1), "max_attempts": 1}
     endpoint.script = [complete() for _ in range(7)] + [fail(500)]
-    with pytest.raises(TeacherUnavailable, match="HTTP 500"):
+    with pytest.raises(EndpointUnavailable, match="HTTP 500"):
         run(tmp_path, samples, endpoint, teacher=one)
     asked = len(endpoint.requests)
     endpoint.script = []
@@ -214,9 +220,10 @@ ANNOTATE = """
 import asyncio, json, sys
 from pathlib import Path
 from pipeline_config.schema import AnnotateConfig, RewardsConfig
-from tasks.annotate.annotate import annotate_samples
+from tasks.annotate.annotate import annotate_samples, make_teacher
 config = AnnotateConfig.model_validate(json.loads(sys.argv[3]))
-done = asyncio.run(annotate_samples(Path(sys.argv[1]), Path(sys.argv[2]), config, RewardsConfig(), "key"))
+teacher = make_teacher(config.teacher, "key")
+done = asyncio.run(annotate_samples(Path(sys.argv[1]), Path(sys.argv[2]), config, RewardsConfig(), teacher))
 print(done.table.num_rows)
 """
 
@@ -236,6 +243,6 @@ def test_kill_9_loses_no_answer_and_pays_only_for_what_was_under_way(endpoint: E
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == str(total)
     assert (tmp_path / "journal" / FILE).is_file()
-    distinct = {request["body"]["messages"][0]["content"][0]["image_url"]["url"] for request in endpoint.requests}
+    distinct = {request["body"]["messages"][-1]["content"][0]["image_url"]["url"] for request in endpoint.requests}
     assert len(distinct) == total
     assert total < len(endpoint.requests) <= total + in_flight

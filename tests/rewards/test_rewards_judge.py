@@ -14,7 +14,7 @@ import pytest
 from pipeline_config.schema import OpenAIJudge, RewardsConfig
 from tasks.rewards.batch import score_batch
 from tasks.rewards.examples import turn
-from tasks.rewards.judge import JudgeError, LexicalEntailment, ModelJudge, Pace, fenced, last_verdict
+from tasks.rewards.judge import JudgeError, LexicalEntailment, ModelJudge, fenced, last_verdict
 from tasks.rewards.score import score
 
 LEXICAL = LexicalEntailment(0.7)
@@ -86,7 +86,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def settings(endpoint: Endpoint, folder: Path, **fields: object) -> OpenAIJudge:
-    defaults = {"kind": "openai", "base_url": endpoint.url, "model": "judge-7b", "cache": folder / "judge.sqlite"}
+    defaults = {"kind": "openai", "base_url": endpoint.url, "model": "judge-7b", "journal": folder}
     return OpenAIJudge.model_validate({**defaults, "max_attempts": 3, "timeout_seconds": 10, **fields})
 
 
@@ -189,11 +189,3 @@ def test_rewards_name_their_judge(endpoint: Endpoint, tmp_path: Path) -> None:
     scores = score_batch(samples, [[turn("A dog runs.")]] * 4, config)
     assert [group[0].parts["event_recall"] for group in scores] == [pytest.approx(1 / 3)] * 4
     assert "judge: judge-7b" in scores[0][0].reason
-
-
-def test_pace_spreads_requests() -> None:
-    pace = Pace(6000)
-    start = time.monotonic()
-    for _ in range(6):
-        pace.wait()
-    assert time.monotonic() - start >= 0.05

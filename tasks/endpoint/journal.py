@@ -1,8 +1,8 @@
-"""What teachers answered, on disk: nothing is asked twice, in this run or in a later one.
+"""What models answered, on disk: nothing is asked twice, in this run or in a later one.
 
     with open_journal(home() / "journal") as journal:
-        teacher = JournalledTeacher(OpenAITeacher(...), journal)
-        answer = await teacher.answer(question, sample, attempt=1)
+        journalled = Journalled(journal, max_in_flight=16)
+        reply = await journalled.reply(request, lambda: endpoint.ask(request))
 
 One SQLite file in write-ahead mode. An answer is on disk before it is used (``synchronous = FULL``), answers that
 arrive together share one commit, a crash in the middle of a commit leaves the commits before it, and several processes
@@ -16,29 +16,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 from data_contracts.check import ContractError
-from tasks.annotate.teacher import Reply, Request, Row, Teacher, TeacherAnswer, read_reply
+from tasks.endpoint.request import Reply, Request
 from tasks.launcher.job import DiskFull
 
-FILE = "teacher.sqlite"
+FILE = "replies.sqlite"
 _BUSY_SECONDS = 60.0
 
 _TABLE = """
-CREATE TABLE IF NOT EXISTS answer (
+CREATE TABLE IF NOT EXISTS reply (
     request_key TEXT PRIMARY KEY,
-    teacher TEXT NOT NULL, prompt TEXT NOT NULL, media TEXT NOT NULL, sampling TEXT NOT NULL, attempt INTEGER NOT NULL,
+    model TEXT NOT NULL, instruction TEXT NOT NULL, prompt TEXT NOT NULL, media TEXT NOT NULL, sampling TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
     text TEXT NOT NULL, refusal TEXT, finish_reason TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL NOT NULL,
     answered_at TEXT NOT NULL
 ) WITHOUT ROWID
 """
-_PUT = "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_key) DO NOTHING"
-_GET = "SELECT text, refusal, finish_reason, prompt_tokens, completion_tokens, cost FROM answer WHERE request_key = ?"
+_PUT = "INSERT INTO reply VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_key) DO NOTHING"
+_GET = "SELECT text, refusal, finish_reason, prompt_tokens, completion_tokens, cost FROM reply WHERE request_key = ?"
 
 
 class JournalDamaged(ContractError):
@@ -46,12 +47,12 @@ class JournalDamaged(ContractError):
 
     def __init__(self, path: Path, error: sqlite3.DatabaseError) -> None:
         super().__init__(
-            f"{path}: {error}; move the file away to go on (the teacher is then asked again), or restore a copy of it"
+            f"{path}: {error}; move the file away to go on (the models are then asked again), or restore a copy of it"
         )
 
 
 class Journal:
-    """Made by `open_journal`. Reads from any one thread; writes go through one thread of its own."""
+    """Made by `journal_in`. Reads from any one thread; writes go through one thread of its own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,7 +77,8 @@ class Journal:
         """Write a reply; returns, once it is durable, the reply that stands: another process may have been first."""
         key = request.key
         entry = (
-            *(key, request.teacher, request.prompt, request.media, request.sampling, request.attempt),
+            *(key, request.model, request.instruction, request.prompt),
+            *(request.media, request.sampling, request.attempt),
             *(reply.text, reply.refusal, reply.finish_reason),
             *(reply.prompt_tokens, reply.completion_tokens, reply.cost),
             datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,7 +100,7 @@ class Journal:
                 self._writing.executemany(_PUT, entries)
         except sqlite3.OperationalError as error:
             if "full" in str(error):
-                raise DiskFull(f"{self.path}: no room for the teacher's answers; free some and start again") from error
+                raise DiskFull(f"{self.path}: no room for the models' replies; free some and start again") from error
             raise
         del self._waiting[: len(entries)]
         self._num_durable += len(entries)
@@ -128,53 +130,60 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def journal_in(folder: Path) -> Journal:
+    """The journal in this folder, made if missing. Raises JournalDamaged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Journal(folder / FILE)
+
+
 @contextlib.contextmanager
 def open_journal(folder: Path) -> Iterator[Journal]:
-    """The journal in this folder, made if missing; closed at the end. Raises JournalDamaged."""
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder / FILE)
+    """`journal_in`, closed at the end."""
+    journal = journal_in(folder)
     try:
         yield journal
     finally:
         journal.close()
 
 
-class JournalledTeacher:
-    """A teacher that asks only what its journal does not hold, at most `max_in_flight` requests at a time.
+class Journalled:
+    """Asks only what the journal does not hold, at most `max_in_flight` requests at a time.
 
     num_calls: requests that were asked now. num_hits: answered from the journal. cost: of the calls made now.
     """
 
-    def __init__(self, teacher: Teacher, journal: Journal) -> None:
-        self.name = teacher.name
-        self.max_in_flight = teacher.max_in_flight
+    def __init__(self, journal: Journal, max_in_flight: int) -> None:
         self.num_calls = 0
         self.num_hits = 0
         self.cost = 0.0
-        self._teacher = teacher
         self._journal = journal
         self._asking: dict[str, asyncio.Task[Reply]] = {}
-        self._slots = asyncio.Semaphore(teacher.max_in_flight)
+        self._slots = asyncio.Semaphore(max_in_flight)
 
-    async def answer(self, question: Row, sample: Row, attempt: int) -> TeacherAnswer:
-        """One try at a question, from the journal if it holds it. Raises as `Teacher.ask` does."""
-        request = self._teacher.request(question, sample, attempt)
+    async def reply(
+        self,
+        request: Request,
+        ask: Callable[[], Awaitable[Reply]],
+        on_hit: Callable[[Reply], None] = lambda reply: None,
+    ) -> Reply:
+        """The reply to a request, from the journal if it holds it (`on_hit` is told). Raises as `ask` does."""
         key = request.key
-        reply = self._journal.get(key)
-        if reply is not None:
+        held = self._journal.get(key)
+        if held is not None:
             self.num_hits += 1
-            return read_reply(key, reply)
+            on_hit(held)
+            return held
         asking = self._asking.get(key)
         if asking is None:
-            asking = self._asking[key] = asyncio.ensure_future(self._ask(request, question, sample))
+            asking = self._asking[key] = asyncio.ensure_future(self._ask(request, ask))
             asking.add_done_callback(lambda _: self._asking.pop(key))
         else:
             self.num_hits += 1
-        return read_reply(key, await asking)
+        return await asking
 
-    async def _ask(self, request: Request, question: Row, sample: Row) -> Reply:
-        async with self._slots:  # held until the answer is on disk: a crash loses no more answers than are in flight
-            reply = await self._teacher.ask(request, question, sample)
+    async def _ask(self, request: Request, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        async with self._slots:  # held until the reply is on disk: a crash loses no more replies than are in flight
+            reply = await ask()
             self.num_calls += 1
             self.cost += reply.cost
             return await self._journal.put(request, reply)

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tasks.annotate.journal import FILE, JournalDamaged, JournalledTeacher, open_journal
-from tasks.annotate.teacher import Reply, Request, Row
+from tasks.endpoint.journal import FILE, JournalDamaged, Journalled, open_journal
+from tasks.endpoint.request import Reply, Request
 
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from tasks.annotate.journal import open_journal
-from tasks.annotate.teacher import Reply, Request
+from tasks.endpoint.journal import open_journal
+from tasks.endpoint.request import Reply, Request
 
 async def main():
     with open_journal(Path(sys.argv[1])) as journal:
         async def put(number):
-            request = Request("judge", f"question {number}", "picture", "{}", 1)
+            request = Request("judge", "", f"question {number}", "picture", "{}", 1)
             await journal.put(request, Reply(f"answer {number}"))
             print(request.key, flush=True)
         for first in range(0, 100_000, 8):
@@ -36,7 +36,7 @@ asyncio.run(main())
 
 
 def request(number: int, attempt: int = 1) -> Request:
-    return Request("judge", f"question {number}", "picture", "{}", attempt)
+    return Request("judge", "", f"question {number}", "picture", "{}", attempt)
 
 
 def put_all(folder: Path, numbers: range) -> list[Reply]:
@@ -66,16 +66,17 @@ def test_the_key_is_the_whole_content_of_the_request() -> None:
     keys = {
         Request(*fields).key
         for fields in [
-            ("judge", "prompt", "picture", "{}", 1),
-            ("other", "prompt", "picture", "{}", 1),
-            ("judge", "another", "picture", "{}", 1),
-            ("judge", "prompt", "another", "{}", 1),
-            ("judge", "prompt", "picture", '{"top_p": 1}', 1),
-            ("judge", "prompt", "picture", "{}", 2),
+            ("judge", "rules", "prompt", "picture", "{}", 1),
+            ("other", "rules", "prompt", "picture", "{}", 1),
+            ("judge", "other", "prompt", "picture", "{}", 1),
+            ("judge", "rules", "another", "picture", "{}", 1),
+            ("judge", "rules", "prompt", "another", "{}", 1),
+            ("judge", "rules", "prompt", "picture", '{"top_p": 1}', 1),
+            ("judge", "rules", "prompt", "picture", "{}", 2),
         ]
     }
-    assert len(keys) == 6
-    assert Request("judge", "prompt", "picture", "{}", 1).key in keys
+    assert len(keys) == 7
+    assert Request("judge", "rules", "prompt", "picture", "{}", 1).key in keys
 
 
 def test_the_first_answer_of_several_processes_stands(tmp_path: Path) -> None:
@@ -148,44 +149,29 @@ def test_several_processes_write_one_journal(tmp_path: Path) -> None:
         assert all(journal.get(key) is not None for key in used)
 
 
-class Counting:
-    """A teacher that takes its time and counts what it is asked."""
-
-    name = "counting"
-    max_in_flight = 8
-
-    def __init__(self) -> None:
-        self.asked: list[Request] = []
-
-    def request(self, question: Row, sample: Row, attempt: int) -> Request:
-        return Request(self.name, question["question"], sample["sample_id"], "{}", attempt)
-
-    async def ask(self, request: Request, question: Row, sample: Row) -> Reply:
-        self.asked.append(request)
-        await asyncio.sleep(0.01)
-        return Reply(f"<think>Try {request.attempt}.</think><answer>B</answer>", cost=2.0)
-
-    async def close(self) -> None:
-        pass
-
-
 def test_equal_requests_are_asked_once_even_at_the_same_time(tmp_path: Path) -> None:
-    async def asking() -> tuple[list[str | None], Counting, JournalledTeacher]:
-        with open_journal(tmp_path) as journal:
-            counting = Counting()
-            teacher = JournalledTeacher(counting, journal)
-            tries = [({"question": f"q{n % 5}"}, {"sample_id": "s"}, 1 + n % 2) for n in range(40)]
-            answers = await asyncio.gather(*(teacher.answer(*tried) for tried in tries))
-            return [answer.reasoning for answer in answers], counting, teacher
+    async def asking() -> tuple[list[Reply], list[Request], Journalled]:
+        asked: list[Request] = []
 
-    reasonings, counting, teacher = asyncio.run(asking())
-    assert reasonings == ["Try 1.", "Try 2."] * 20
-    assert len(counting.asked) == len({asked.key for asked in counting.asked}) == 10
-    assert (teacher.num_calls, teacher.num_hits, teacher.cost) == (10, 30, 20.0)
-    again, counting, teacher = asyncio.run(asking())
-    assert again == reasonings
-    assert counting.asked == []
-    assert (teacher.num_calls, teacher.num_hits, teacher.cost) == (0, 40, 0.0)
+        async def ask(one: Request) -> Reply:
+            asked.append(one)
+            await asyncio.sleep(0.01)
+            return Reply(f"answer {one.prompt} {one.attempt}", cost=2.0)
+
+        with open_journal(tmp_path) as journal:
+            journalled = Journalled(journal, 8)
+            tries = [request(n % 5, 1 + n % 2) for n in range(40)]
+            replies = await asyncio.gather(*(journalled.reply(one, lambda one=one: ask(one)) for one in tries))
+            return replies, asked, journalled
+
+    replies, asked, journalled = asyncio.run(asking())
+    assert [reply.text for reply in replies] == [f"answer question {n % 5} {1 + n % 2}" for n in range(40)]
+    assert len(asked) == len({one.key for one in asked}) == 10
+    assert (journalled.num_calls, journalled.num_hits, journalled.cost) == (10, 30, 20.0)
+    again, asked, journalled = asyncio.run(asking())
+    assert again == replies
+    assert asked == []
+    assert (journalled.num_calls, journalled.num_hits, journalled.cost) == (0, 40, 0.0)
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
@@ -197,5 +183,5 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
             journal._writing.execute(f"PRAGMA max_page_count = {pages}")  # the file may not grow
             await journal.put(request(0), Reply("x" * 1_000_000))
 
-    with pytest.raises(DiskFull, match=r"no room for the teacher's answers"):
+    with pytest.raises(DiskFull, match=r"no room for the models' replies"):
         asyncio.run(putting())
