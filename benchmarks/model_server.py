@@ -42,6 +42,8 @@ class Server:
                 self.num_faults[fault] += 1
             await asyncio.sleep(self.latency)
             return await self.respond(request, fault)
+        except ConnectionResetError:
+            return web.Response()  # the client has gone
         finally:
             self.in_flight -= 1
 

@@ -76,11 +76,11 @@ class _Tried:
         self._deadline_seconds = deadline_seconds
         self._first_sent = float("inf")
 
-    def begin(self) -> float:
-        """One more is sent; returns when, on the monotonic clock."""
-        self.attempts += 1
+    def begin(self, is_probe: bool) -> float:
+        """One more is sent; returns when, on the monotonic clock. A probe counts for nothing."""
         now = time.monotonic()
-        self._first_sent = min(self._first_sent, now)
+        self.attempts += not is_probe
+        self._first_sent = now if is_probe else min(self._first_sent, now)
         return now
 
     @property
@@ -120,7 +120,6 @@ class Endpoint:
         self._tokens = Rate(config.tokens_per_minute)
         self._breaker = Breaker(FAILURES_TO_OPEN, first_pause)
         self._not_before = 0.0  # on the monotonic clock: nobody asks earlier
-        self._gave_up: tuple[float, str] = (float("-inf"), "")
         self._longer = 1.0  # largest ratio of counted to estimated prompt tokens so far
         self._jitter = random.Random(0)  # spreads pauses; shapes no result
         self._client = openai.AsyncOpenAI(
@@ -154,7 +153,10 @@ class Endpoint:
 
     # ------------------------------------------------------------------------------------------------ one request
     async def _persist(self, body: dict[str, Any], prompt_tokens: float, request: Request) -> Reply:
-        """Attempts at a request until one is answered, they are used up, or the deadline has passed."""
+        """Attempts at a request until one is answered, they are used up, or its deadline has passed.
+
+        Probes of a server that answers nobody are not the request's own attempts.
+        """
         content = json.dumps(body).encode()
         asked = time.monotonic()
         tried = _Tried(self.config.deadline_seconds)
@@ -163,35 +165,37 @@ class Endpoint:
                 return await self._attempt(content, prompt_tokens, request, asked, tried)
             except _TryAgain as failure:
                 tried.last = self._clean(str(failure))
+                if self._is_dead:
+                    raise self._unavailable(f"nobody is answered, the last failure: {tried.last}") from None
                 if tried.attempts == self.config.max_attempts or tried.seconds_left <= 0:
-                    break
+                    why = f"no answer in {tried.attempts} attempts, the last: {tried.last}"
+                    if self._breaker.last_success > asked:
+                        raise Unanswered(f"{self.name}: {why}") from None
+                    raise self._unavailable(why) from None
                 await self._pause(tried.attempts, failure)
-        raise self._given_up(f"no answer in {tried.attempts} attempts, the last: {tried.last}", asked)
 
     async def _attempt(
         self, content: bytes, prompt_tokens: float, request: Request, asked: float, tried: _Tried
     ) -> Reply:
         """Wait for this attempt's turn, send it, and tell limits and breaker how it went."""
         await self._until_free()
-        async with self._breaker.attempt():
-            if self._gave_up[0] > asked:
-                raise EndpointUnavailable(self._gave_up[1])
-            await self._requests.take()
-            await self._tokens.take(prompt_tokens + self.config.max_new_tokens)
-            await self.limit.acquire()
-            sent = tried.begin()
-            try:
-                async with self._around():
+        await self._requests.take()
+        await self._tokens.take(prompt_tokens + self.config.max_new_tokens)
+        await self.limit.acquire()
+        try:
+            async with self._breaker.attempt(asked) as is_probe, self._around():
+                sent = tried.begin(is_probe)
+                try:
                     seconds = min(self.config.timeout_seconds, tried.seconds_left)
                     reply = await self._send(request, content, seconds)
-            except _TryAgain as failure:
-                if failure.busy:
-                    self.limit.overloaded(sent)
-                self._breaker.failed()
-                raise
-            finally:
-                self.limit.release()
-            self._breaker.succeeded()
+                except _TryAgain as failure:
+                    if failure.busy:
+                        self.limit.overloaded(sent)
+                    self._breaker.failed(is_probe)
+                    raise
+                self._breaker.succeeded()
+        finally:
+            self.limit.release()
         self.limit.succeeded()
         used = reply.prompt_tokens + reply.completion_tokens
         self._tokens.correct(used - prompt_tokens - self.config.max_new_tokens if used else 0.0)
@@ -255,11 +259,16 @@ class Endpoint:
     def _has_answered(self) -> bool:
         return self._breaker.last_success > float("-inf")
 
-    def _given_up(self, why: str, asked: float) -> Exception:
-        if self._breaker.last_success > asked:
-            return Unanswered(f"{self.name}: {why}")
+    @property
+    def _is_dead(self) -> bool:
+        """Probes have failed for as long as a server may take to come back; one that never answered gets few."""
+        if self._has_answered:
+            return self._breaker.seconds_open > self.config.deadline_seconds
+        return self._breaker.probes >= self.config.max_attempts
+
+    def _unavailable(self, why: str) -> EndpointUnavailable:
         said = f"{self.name}: {why}; check {self._section}.base_url and that the server runs, then {_RESUME}"
-        self._gave_up = (time.monotonic(), said)
+        self._breaker.give_up(said)
         return EndpointUnavailable(said)
 
     async def _until_free(self) -> None:
@@ -269,7 +278,7 @@ class Endpoint:
     async def _pause(self, attempt: int, failure: _TryAgain) -> None:
         if failure.seconds is not None and failure.seconds > LONGEST_WAIT:
             raise EndpointUnavailable(f"{self.name}: asks to wait {failure.seconds:.0f} s; later, {_RESUME}")
-        own = min(LONGEST_PAUSE, self._first_pause * 2 ** (attempt - 1)) * self._jitter.uniform(0.75, 1.25)
+        own = min(LONGEST_PAUSE, self._first_pause * 2 ** max(0, attempt - 1)) * self._jitter.uniform(0.75, 1.25)
         if failure.seconds is not None:
             self._not_before = max(self._not_before, time.monotonic() + failure.seconds)
         else:

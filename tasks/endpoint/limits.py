@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 
+from tasks.endpoint.request import EndpointUnavailable
+
 FIRST_LIMIT = 16  # requests at once before the endpoint has shown that it bears more
 BURST_SECONDS = 1.0  # of a rate, that may be used at once after a pause
 LONGEST_PAUSE = 60.0  # seconds
@@ -88,36 +90,56 @@ class Rate:
 
 
 class Breaker:
-    """Open after `threshold` failures in a row: then one attempt at a time, after a pause that doubles.
+    """Open after `threshold` failures in a row: then one attempt at a time, a probe, after a pause that doubles.
 
-    last_success: on the monotonic clock.
+    last_success: on the monotonic clock. probes: failed since it opened. seconds_open: since the first of them.
     """
 
     def __init__(self, threshold: int, first_pause: float) -> None:
         self.last_success = float("-inf")
+        self.probes = 0
         self._threshold = threshold
         self._first_pause = first_pause
         self._failures = 0
-        self._probe = asyncio.Lock()
+        self._first_probe = float("inf")
+        self._gave_up: tuple[float, str] = (float("-inf"), "")
+        self._turn = asyncio.Lock()
 
     @property
     def is_open(self) -> bool:
         return self._failures >= self._threshold
 
+    @property
+    def seconds_open(self) -> float:
+        return max(0.0, time.monotonic() - self._first_probe)
+
     @contextlib.asynccontextmanager
-    async def attempt(self) -> AsyncIterator[None]:
-        """Around an attempt; waits while the breaker is open and it is not this one's turn to probe."""
-        async with self._probe if self.is_open else contextlib.nullcontext():
+    async def attempt(self, asked: float) -> AsyncIterator[bool]:
+        """Around an attempt; waits while the breaker is open and it is not this one's turn. Tells if it is a probe.
+
+        asked: when the request was made, on the monotonic clock. Raises EndpointUnavailable if another has given up
+        since.
+        """
+        async with self._turn if self.is_open else contextlib.nullcontext():
+            when, why = self._gave_up
+            if when > asked:
+                raise EndpointUnavailable(why)
             if self.is_open:
-                doubled = min(self._failures - self._threshold, 16)
-                await asyncio.sleep(min(LONGEST_PAUSE, self._first_pause * 2**doubled))
-                yield
+                await asyncio.sleep(min(LONGEST_PAUSE, self._first_pause * 2 ** min(self.probes, 16)))
+                self._first_probe = min(self._first_probe, time.monotonic())
+                yield True
                 return
-        yield
+        yield False
 
     def succeeded(self) -> None:
-        self._failures = 0
+        self._failures = self.probes = 0
+        self._first_probe = float("inf")
         self.last_success = time.monotonic()
 
-    def failed(self) -> None:
+    def failed(self, is_probe: bool) -> None:
         self._failures += 1
+        self.probes += is_probe
+
+    def give_up(self, why: str) -> None:
+        """Nobody is answered: those that have been asking so far need not try either."""
+        self._gave_up = (time.monotonic(), why)

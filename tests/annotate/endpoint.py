@@ -23,10 +23,14 @@ Respond = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a request as the endpoint's next scripted response says, else with `endpoint.text`."""
+    """Answers a request as the endpoint's next scripted response says, else as `endpoint.always` does.
+
+    body: of the request, read.
+    """
 
     protocol_version = "HTTP/1.1"
     server: Any
+    body: dict[str, Any]
 
     def do_POST(self) -> None:
         endpoint: Endpoint = self.server.endpoint
@@ -34,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
         with endpoint.lock:
             request = {"headers": self.headers, "path": self.path, "body": json.loads(body), "at": time.time()}
             endpoint.requests.append(request)
-            respond = endpoint.script.pop(0) if endpoint.script else complete()
+            respond = endpoint.script.pop(0) if endpoint.script else endpoint.always
+            self.body = request["body"]
             endpoint.in_flight += 1
             endpoint.most_in_flight = max(endpoint.most_in_flight, endpoint.in_flight)
         try:
@@ -57,11 +62,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Endpoint:
-    """script: responses to the next requests, in order. requests: what came in. text: of the response otherwise."""
+    """script: responses to the next requests, in order; always: the response otherwise, with `text` unless replaced.
+
+    requests: what came in.
+    """
 
     def __init__(self) -> None:
         self.script: list[Respond] = []
         self.requests: list[dict[str, Any]] = []
+        self.always: Respond = complete()
         self.text = RIGHT
         self.lock = threading.Lock()
         self.in_flight = self.most_in_flight = 0
