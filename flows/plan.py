@@ -25,18 +25,20 @@ SAMPLED_FILES = 24  # of each source: read, expanded into questions, their gold 
 
 @dataclass
 class Plan:
-    """findings: one sentence each, with its cure; the plan can be run if there are none."""
+    """findings: one sentence each, with its cure; the plan can be run if there are none.
+
+    num_samples, num_questions, num_asked, prompt_tokens: expected of the whole run, from what the sampled files gave;
+    num_asked: questions of the training split; prompt_tokens: of one try at each of them.
+    """
 
     config: PipelineConfig
     findings: list[str] = field(default_factory=list)
     num_files: int = 0
-    num_questions: int = 0  # of the sampled files
-    num_sampled: int = 0
+    num_samples: float = 0.0
+    num_questions: float = 0.0
+    num_asked: float = 0.0
+    prompt_tokens: float = 0.0
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def questions_per_file(self) -> float:
-        return self.num_questions / self.num_sampled if self.num_sampled else 0.0
 
 
 def make_plan(config: PipelineConfig) -> Plan:
@@ -82,20 +84,52 @@ def _check_source(plan: Plan, source: Any, limits: Any) -> None:
     plan.num_files += len(items)
     for left_out in (item.to_row() for item in found if isinstance(item, Quarantined)):
         plan.findings.append(f"{source.name}: {left_out['id']}: {left_out['field']}: {left_out['reason']}")
+    sampled: list[tuple[Any, list[dict[str, Any]]]] = []
     with tempfile.TemporaryDirectory() as folder:
         for item in items[:SAMPLED_FILES]:
-            samples = list(islice(source.expand(item, "train", Path(folder)), 2))
-            plan.num_sampled += len(samples)
-            for sample in samples:
+            for sample in islice(source.expand(item, "train", Path(folder)), 2):
                 questions = expand(sample, plan.config.ingest.questions, plan.config.seed)
-                plan.num_questions += len(questions)
+                sampled.append((sample, questions))
                 for identity, reason in gold_findings(questions, plan.config.rewards):
                     plan.findings.append(f"{source.name}: {sample.source_file}: question {identity}: {reason}")
+    if sampled:
+        _expect(plan, source, items, sampled)
+
+
+def _expect(plan: Plan, source: Any, items: list[Any], sampled: list[tuple[Any, list[dict[str, Any]]]]) -> None:
+    """Add what a source will give: its samples, their questions, and what the teacher is asked."""
+    split_share = {"train": 1 - plan.config.ingest.test_share, "test": plan.config.ingest.test_share}
+    samples = {
+        split: sum(share if item.split is None else item.split == split for item in items)
+        * source.samples_per_item(split)
+        for split, share in split_share.items()
+    }
+    per_sample = sum(len(questions) for _, questions in sampled) / len(sampled)
+    plan.num_samples += sum(samples.values())
+    plan.num_questions += sum(samples.values()) * per_sample
+    plan.num_asked += samples["train"] * per_sample
+    teacher = plan.config.annotate.teacher
+    if isinstance(teacher, OpenAITeacher):
+        from tasks.annotate.openai_teacher import prompt_tokens
+
+        shown = [
+            ({"sample_id": "", "width": sample.probed.width, "height": sample.probed.height}, question)
+            for sample, questions in sampled
+            for question in questions
+        ]
+        tokens = sum(prompt_tokens(teacher, question, sample) for sample, question in shown)
+        plan.prompt_tokens += samples["train"] * tokens / len(sampled)
 
 
 def _teacher_findings(config: PipelineConfig) -> Iterator[str]:
     teacher = config.annotate.teacher
-    if not isinstance(teacher, OpenAITeacher) or os.environ.get(teacher.api_key_variable):
+    if not isinstance(teacher, OpenAITeacher):
+        return
+    try:
+        _check_templates(teacher)
+    except ConfigError as error:
+        yield str(error)
+    if teacher.batch_folder is not None or os.environ.get(teacher.api_key_variable):
         return
     if os.environ.get("PREFECT_API_URL"):
         from tasks.annotate.task import api_key
@@ -109,6 +143,16 @@ def _teacher_findings(config: PipelineConfig) -> Iterator[str]:
         f"annotate.teacher.api_key_variable: {teacher.api_key_variable} is not set; export it, or keep the key in a "
         "Prefect Secret block and set PREFECT_API_URL"
     )
+
+
+def _check_templates(teacher: OpenAITeacher) -> None:
+    """Raise ConfigError on a template or a price that is not there."""
+    from tasks.annotate.prompts import template_for
+    from tasks.endpoint.budget import price_of
+
+    price_of(teacher)
+    for sub_task in teacher.prompts:
+        template_for({"sub_task": sub_task}, teacher.prompts)
 
 
 def _student_findings(config: PipelineConfig) -> Iterator[str]:
@@ -135,16 +179,34 @@ def _deepspeed_findings(config: PipelineConfig) -> Iterator[str]:
             yield f"{stage}.deepspeed: {path}: no such file; see pipeline_config/deepspeed"
 
 
+def _teacher_line(plan: Plan) -> str:
+    """Rows, tokens, cost: of one try at every training question and of all tries, each to its token limit."""
+    teacher, tries = plan.config.annotate.teacher, plan.config.annotate.tries
+    asked = f"about {plan.num_asked:,.0f} questions, up to {tries} tries each"
+    if not isinstance(teacher, OpenAITeacher):
+        return f"{asked}, teacher: embedded, no network"
+    from tasks.endpoint.budget import cost_of, price_of
+
+    completion_tokens = plan.num_asked * teacher.max_new_tokens
+    cost = cost_of(price_of(teacher), plan.prompt_tokens, completion_tokens)
+    budget = "" if teacher.budget is None else f", budget {teacher.budget:,.2f}"
+    return (
+        f"{asked}, teacher: {teacher.model}; one try each: {plan.prompt_tokens:,.0f} prompt and at most "
+        f"{completion_tokens:,.0f} completion tokens, cost at most {cost:,.2f}; all tries: at most "
+        f"{tries * cost:,.2f}{budget}"
+    )
+
+
 def print_plan(plan: Plan) -> None:
     """Stages with their sizes, memory per device, findings."""
     config = plan.config
-    questions = round(plan.num_files * plan.questions_per_file)
-    teacher = config.annotate.teacher
-    asked = teacher.model if isinstance(teacher, OpenAITeacher) else "embedded, no network"
     grpo = config.grpo
     lines = [
-        ("ingest", f"{plan.num_files:,} files, about {plan.questions_per_file:.1f} questions each: {questions:,}"),
-        ("annotate", f"up to {config.annotate.tries} tries a question, teacher: {asked}"),
+        (
+            "ingest",
+            f"{plan.num_files:,} files, about {plan.num_samples:,.0f} samples with {plan.num_questions:,.0f} questions",
+        ),
+        ("annotate", _teacher_line(plan)),
         ("compress", f"merge by {config.compress.merge_by or 'nothing'}, at most {config.compress.max_pairs} pairs"),
         ("sft", f"{config.student.model}, {config.sft.epochs:g} epochs, {config.student.devices} device(s)"),
         ("mine", f"{config.mine.prompts:,} prompts x {config.mine.num_rollouts} rollouts"),

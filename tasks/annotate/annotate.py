@@ -118,7 +118,7 @@ class _Annotator:
             await (self._try if has_gold else self._agree)(question, sample, tries)
         except NotAsked as stopped:
             aside = _put_aside(question, sample, f"not asked: {stopped}", tries.answers)
-            return _Outcome(problem_type, None, aside, not_asked=str(stopped))
+            return _Outcome(problem_type, None, aside, tries, not_asked=str(stopped))
         except Unanswered as failed:
             tries.verdict = Verdict(False, max(0.0, tries.verdict.reward), f"no answer: {failed}")
         row |= {"reward": tries.verdict.reward, **tries.totals()}
@@ -303,12 +303,13 @@ def _count(outcome: _Outcome, counts: Counter[str]) -> None:
     counts["unfit_gold"] += outcome.unfit
     counts["not_asked"] += outcome.not_asked is not None
     if outcome.tries is not None:
+        counts.update(outcome.tries.totals())
+    if outcome.tries is not None and outcome.not_asked is None:
         accepted = outcome.tries.verdict.accepted
         counts["asked"] += 1
         counts["accepted"] += accepted
         counts[f"asked_{outcome.problem_type}"] += 1
         counts[f"accepted_{outcome.problem_type}"] += accepted
-        counts.update(outcome.tries.totals())
 
 
 def _share(counts: Counter[str], part: str, whole: str) -> float:

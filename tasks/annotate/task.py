@@ -16,10 +16,13 @@ import pyarrow as pa
 from prefect import task
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact, update_progress_artifact
 from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
+from prefect.exceptions import ObjectNotFound
 
 from data_contracts.refs import Ref, Run
 from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
+from tasks.launcher.child import LOGGER
 from tasks.launcher.stage import Stage, open_stage, stage_options
 
 CHECKED_ROWS = 2_000  # of the annotations, evenly spread, on which the rewards' health is checked
@@ -41,9 +44,7 @@ def annotate(run: Run, config: PipelineConfig, samples: Ref) -> Ref:
         with _traces(stage) as on_reply:
             if isinstance(settings, OpenAITeacher):
                 key = "" if settings.batch_folder else api_key(settings.api_key_variable)
-                limit = settings.shared_limit
-                around = (lambda: concurrency(limit, strict=True)) if limit else contextlib.nullcontext
-                teacher = make_teacher(settings, key, around, on_reply)
+                teacher = make_teacher(settings, key, _around(settings.shared_limit), on_reply)
             else:
                 teacher = make_teacher(settings)
 
@@ -62,6 +63,21 @@ def annotate(run: Run, config: PipelineConfig, samples: Ref) -> Ref:
         if annotated.not_asked is not None:
             _stop_or_go_on(settings, annotated.not_asked, annotated.figures, published)
         return published
+
+
+def _around(shared_limit: str | None) -> Any:
+    """What makes the context of every request: a slot of Prefect's limit. Raises ConfigError if there is no such."""
+    if shared_limit is None:
+        return contextlib.nullcontext
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_global_concurrency_limit_by_name(shared_limit)
+    except ObjectNotFound:
+        raise ConfigError(
+            f"annotate.teacher.shared_limit: Prefect has no concurrency limit {shared_limit}; "
+            f"`prefect gcl create {shared_limit} --limit 16` makes it"
+        ) from None
+    return lambda: concurrency(shared_limit, strict=True)
 
 
 def _stop_or_go_on(settings: Any, why: str, figures: dict[str, float], published: Ref) -> None:
@@ -122,22 +138,19 @@ def _traces(stage: Stage) -> Iterator[Any]:
     share = stage.config.annotate.trace_share
     with ThreadPoolExecutor(1, "traces") as writer:
 
+        def write(request: Any, reply: Any, seconds: float) -> None:
+            inputs = {"instruction": request.instruction, "prompt": request.prompt, "media": request.media}
+            outputs = {"text": reply.text, "refusal": reply.refusal}
+            counted = {name: getattr(reply, name) for name in ("prompt_tokens", "completion_tokens", "cost")}
+            attributes = {"request_key": request.key, "attempt": request.attempt, **counted}
+            try:
+                stage.log_trace(request.model, inputs, outputs, attributes, seconds)
+            except Exception as error:
+                LOGGER.warning("annotate: a trace was not kept: %s", error)
+
         def on_reply(request: Any, reply: Any, seconds: float) -> None:
             if int(request.key[:8], 16) < share * 2**32:
-                writer.submit(
-                    stage.log_trace,
-                    request.model,
-                    {"instruction": request.instruction, "prompt": request.prompt, "media": request.media},
-                    {"text": reply.text, "refusal": reply.refusal},
-                    {
-                        "request_key": request.key,
-                        "attempt": request.attempt,
-                        "prompt_tokens": reply.prompt_tokens,
-                        "completion_tokens": reply.completion_tokens,
-                        "cost": reply.cost,
-                    },
-                    seconds,
-                )
+                writer.submit(write, request, reply, seconds)
 
         yield on_reply
 

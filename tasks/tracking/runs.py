@@ -31,7 +31,11 @@ from pipeline_config.schema import TrackingConfig
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 DEFAULT_UI = "http://127.0.0.1:5000"  # where `mlflow server` listens unless told otherwise
-ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # else what a short run traces is lost at its end
+}
 MAX_PARAM_CHARACTERS = 500
 BATCH = 1000  # metrics of one request, MLflow's own limit
 
@@ -127,15 +131,19 @@ class Tracking:
         seconds: float,
     ) -> None:
         """A call that has just ended after so many seconds."""
+        client = self.client  # sets the environment
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)  # traces go to the process's store, whatever the client's is
         ended = time.time_ns()
-        span = self.client.start_trace(
+        span = client.start_trace(
             name,
             inputs=dict(inputs),
             experiment_id=self.experiment_id,
             run_id=run_id,
             start_time_ns=ended - int(seconds * 1e9),
         )
-        self.client.end_trace(span.trace_id, outputs=dict(outputs), attributes=dict(attributes), end_time_ns=ended)
+        client.end_trace(span.trace_id, outputs=dict(outputs), attributes=dict(attributes), end_time_ns=ended)
 
     # ---------------------------------------------------------------------------------------------------------- inside
     @functools.cached_property

@@ -93,6 +93,17 @@ def test_metrics_params_and_artifacts_are_kept(tracking: Tracking, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_trace_belongs_to_its_run_and_is_there_at_once(tracking: Tracking) -> None:
+    run_id = tracking.start_run("demo")
+    attributes = {"cost": 0.5, "attempt": 1}
+    tracking.log_trace(run_id, "judge-1", {"prompt": "Which?"}, {"text": "B"}, attributes, seconds=2.0)
+    [trace] = tracking.client.search_traces(locations=[tracking.experiment_id], run_id=run_id)
+    [span] = trace.data.spans
+    assert (span.name, span.inputs, span.outputs) == ("judge-1", {"prompt": "Which?"}, {"text": "B"})
+    assert span.attributes["cost"] == 0.5
+    assert trace.info.execution_duration == pytest.approx(2_000, abs=1)
+
+
 def test_processes_that_start_on_an_empty_home_share_one_store(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     starters = [

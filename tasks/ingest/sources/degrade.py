@@ -101,14 +101,14 @@ class DegradedPhotographs:
                 content=describe_content(pixels),
             )
 
+    def samples_per_item(self, split: str) -> int:
+        held_out = self._config.test_crops_per_photograph
+        return held_out if split == "test" and held_out is not None else self._config.crops_per_photograph
+
     def expand(self, item: Item, split: str, folder: Path) -> Iterator[Item]:
-        config = self._config
-        num_crops = config.crops_per_photograph
-        if split == "test" and config.test_crops_per_photograph is not None:
-            num_crops = config.test_crops_per_photograph
-        deck = self._decks.setdefault(split, _Deck(config, self._rng))
+        deck = self._decks.setdefault(split, _Deck(self._config, self._rng))
         _, photograph = open_picture(item.path)
-        for _ in range(num_crops):
+        for _ in range(self.samples_per_item(split)):
             yield self._sample(item, photograph, deck, folder)
 
     def _sample(self, item: Item, photograph: Pixels, deck: _Deck, folder: Path) -> Item:

@@ -60,5 +60,8 @@ class Source(Protocol):
     def read(self, limits: Limits) -> Iterator[Item | Quarantined]:
         """Every file the user gave, probed. Raises ConfigError where the source as a whole cannot be read."""
 
+    def samples_per_item(self, split: str) -> int:
+        """How many samples `expand` makes from an item of this split."""
+
     def expand(self, item: Item, split: str, folder: Path) -> Iterator[Item]:
         """The samples made from an item: itself, or new files written into folder. Raises DiskFull."""

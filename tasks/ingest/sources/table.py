@@ -47,6 +47,9 @@ class ScoreTable:
         rows = (self._row(number, row) for number, row in enumerate(table[wanted].to_dict("records"), start=1))
         yield from probe_rows(rows, limits)
 
+    def samples_per_item(self, split: str) -> int:
+        return 1
+
     def expand(self, item: Item, split: str, folder: Path) -> Iterator[Item]:
         yield item
 

@@ -60,6 +60,9 @@ class VidaFolder:
         rows = (self._row(number, record, questions) for number, record in records)
         yield from probe_rows(rows, limits)
 
+    def samples_per_item(self, split: str) -> int:
+        return 1
+
     def expand(self, item: Item, split: str, folder: Path) -> Iterator[Item]:
         yield item
 
