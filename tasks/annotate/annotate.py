@@ -46,7 +46,7 @@ class Annotated:
     """table: rows of ANNOTATIONS. quarantine: questions put aside: id, reason, what the teacher answered.
 
     figures: questions asked, accepted, rejected, not asked, with unfit gold; tries, tokens and cost of all that were
-    asked, rejected ones included; accepted share by problem type; and of this run alone: ``teacher_calls``,
+    asked, rejected ones included; asked and accepted share by problem type; and of this run alone: ``teacher_calls``,
     ``journal_hits``, ``spent``. not_asked: why the first of the questions that were not asked was not, if any was.
     """
 
@@ -317,11 +317,10 @@ def _share(counts: Counter[str], part: str, whole: str) -> float:
 
 
 def _figures(counts: Counter[str]) -> dict[str, float]:
-    shares = {
-        f"accepted_share_{name.removeprefix('asked_')}": _share(counts, name.replace("asked", "accepted"), name)
-        for name in sorted(counts)
-        if name.startswith("asked_")
-    }
+    by_type: dict[str, float] = {}
+    for name in sorted(name.removeprefix("asked_") for name in counts if name.startswith("asked_")):
+        by_type[f"asked_{name}"] = counts[f"asked_{name}"]
+        by_type[f"accepted_share_{name}"] = _share(counts, f"accepted_{name}", f"asked_{name}")
     return {
         "asked": counts["asked"],
         "accepted": counts["accepted"],
@@ -329,7 +328,7 @@ def _figures(counts: Counter[str]) -> dict[str, float]:
         "not_asked": counts["not_asked"],
         "unfit_gold": counts["unfit_gold"],
         **{name: float(counts[name]) for name in ("tries", "prompt_tokens", "completion_tokens", "cost")},
-        **shares,
+        **by_type,
     }
 
 

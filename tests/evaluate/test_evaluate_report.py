@@ -76,7 +76,14 @@ def written(
         scores=scores,
         stages=[
             {"stage": "sft", "seconds": 212.84, "rows": 0, "quarantined": 0, "cached": False, "dataset_id": "d1"},
-            {"stage": "annotate", "seconds": 0.0, "rows": 4968, "quarantined": 122, "cached": True, "dataset_id": "d2"},
+            {
+                **{"stage": "annotate", "seconds": 0.0, "rows": 4968, "quarantined": 122, "cached": True},
+                "dataset_id": "d2",
+                "notes": {
+                    **{"asked": 3100, "accepted": 2400, "not_asked": 17, "tries": 5200.0, "cost": 12.5},
+                    **{"asked_choice": 2000, "accepted_share_choice": 0.875},
+                },
+            },
         ],
         history=[{"step": i, "reward": i / 10, "entropy": 1.0, "completion_tokens": 9.0} for i in range(1, 6)],
         probe={
@@ -112,6 +119,8 @@ def test_every_score_and_difference_stands_in_a_table(page: Page, scores: dict[s
     assert "GRPO − Base" in text
     assert f"{scores['pairs']['grpo - base']['composite']['mean']:+.3f}" in text
     for said in ("run-<7>", "212.8", "4,968", "122", "cached", "d1", "Version 4 of m", "too <small>", "1.250", "1.500"):
+        assert said in text, said
+    for said in ("2,400", "3,100", "5,200", "12.50", "17", "choice", "2,000", "0.875"):  # what the teacher gave
         assert said in text, said
 
 

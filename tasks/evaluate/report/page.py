@@ -61,10 +61,10 @@ def write_report(
 
     rows: of the evaluation table. scores: as `tasks.evaluate.scores.summarise` gives them. stages: per stage ``stage``,
     ``seconds``, ``rows``, ``quarantined``, ``cached``, ``dataset_id``, ``mlflow_run_id``; what is missing is shown as
-    a dash. history: GRPO's figures, a mapping per step. probe: ``before`` and ``after`` GRPO, each ``reward``,
-    ``num_prompts``, ``num_rollouts`` on fixed training prompts. difficulty: rows of its table. decision: what promote
-    published (``decision``, ``reasons``, ``model``, ``version``, ``against``), None before there is one. ids: name ->
-    id, shown as they are. Plots without data say so in their place.
+    a dash; and of annotate its ``notes``. history: GRPO's figures, a mapping per step. probe: ``before`` and ``after``
+    GRPO, each ``reward``, ``num_prompts``, ``num_rollouts`` on fixed training prompts. difficulty: rows of its table.
+    decision: what promote published (``decision``, ``reasons``, ``model``, ``version``, ``against``), None before there
+    is one. ids: name -> id, shown as they are. Plots without data say so in their place.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -79,6 +79,7 @@ def write_report(
         run_id=run.run_id,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         stages=[_stage(stage) for stage in stages],
+        teacher=_teacher(stages),
         ids={name: id_ for name, id_ in {"MLflow run": run.mlflow_run_id, **(ids or {})}.items() if id_},
         decision=decision,
         **_scores_section(scores),
@@ -110,6 +111,17 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
         key: stage.get(key)
         for key in ("stage", "seconds", "rows", "quarantined", "cached", "dataset_id", "mlflow_run_id")
     }
+
+
+def _teacher(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the annotation's notes tell of the teacher; None if nobody was asked."""
+    notes = next((stage.get("notes") or {} for stage in stages if stage["stage"] == "annotate"), {})
+    by_task = {
+        name.removeprefix("asked_"): (int(asked), notes[f"accepted_share_{name.removeprefix('asked_')}"])
+        for name, asked in notes.items()
+        if name.startswith("asked_")
+    }
+    return {**notes, "by_task": by_task} if by_task else None
 
 
 def _scores_section(scores: Mapping[str, Any]) -> dict[str, Any]:
