@@ -52,3 +52,15 @@ def test_broken_yaml_is_named(tmp_path: Path) -> None:
     broken.write_text("name: [")
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load_config(broken)
+
+
+def test_the_readmes_teacher_is_a_valid_configuration() -> None:
+    import yaml
+
+    from pipeline_config.schema import AnnotateConfig, OpenAITeacher
+    from tasks.annotate.prompts import TEMPLATES
+
+    block = (Path(__file__).parents[1] / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    teacher = AnnotateConfig.model_validate(yaml.safe_load(block)["annotate"]).teacher
+    assert isinstance(teacher, OpenAITeacher)
+    assert set(teacher.prompts.values()) <= set(TEMPLATES)
