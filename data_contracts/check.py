@@ -13,6 +13,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ EXPECTATIONS = Path(__file__).parent / "expectations"
 ROW = "row"  # position of a row in the checked table; entries of a list carry that of the row they stand in
 ENTRY = "entry"  # position of a row, or of an entry of a list, in what a suite looks at
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+SEARCH_THREADS = 2
 
 
 class ContractError(ValueError):
@@ -119,9 +121,9 @@ def _choice_position(table: pa.Table) -> Column:
 def _num_tags(table: pa.Table) -> Column:
     """How many of the four tags stand exactly once."""
     total: Column = pa.chunked_array([pa.nulls(table.num_rows, pa.int64()).fill_null(0)])
-    for tag in TAGS:
-        once = pc.equal(pc.count_substring(table["response"], tag), 1)
-        total = pc.add(total, pc.cast(pc.fill_null(once, False), pa.int64()))
+    with ThreadPoolExecutor(SEARCH_THREADS) as threads:
+        for count in threads.map(lambda tag: pc.count_substring(table["response"], tag), TAGS):
+            total = pc.add(total, pc.cast(pc.fill_null(pc.equal(count, 1), False), pa.int64()))
     return total
 
 
@@ -262,19 +264,22 @@ def _light(expectations: list[dict[str, Any]], batch: pa.Table) -> tuple[list[di
     """
     compared = {name for e in expectations if e["type"] == _PAIR_EQUAL for name in _columns(e["kwargs"])}
     columns = {ENTRY: pa.array(range(batch.num_rows), pa.int64())}
+    searched: dict[str, Callable[[], Column]] = {}
     light = []
     for place, expectation in enumerate(expectations):
         kind, kwargs = expectation["type"], expectation["kwargs"]
         if kind in _BY_ARROW and pa.types.is_string(batch[kwargs["column"]].type):
             name = f"found {place}"
-            # As numbers: flags with gaps would be Python objects.
-            columns[name] = pc.cast(_BY_ARROW[kind](batch[kwargs["column"]], kwargs), pa.int8())
+            searched[name] = functools.partial(_BY_ARROW[kind], batch[kwargs["column"]], kwargs)
             kind, kwargs = "expect_column_values_to_be_in_set", {"column": name, "value_set": [1]}
         else:
             for name in _columns(kwargs):
                 coded = pa.types.is_string(batch[name].type) and name not in compared
                 columns[name] = pc.dictionary_encode(batch[name]).combine_chunks().indices if coded else batch[name]
         light.append({"type": kind, "kwargs": kwargs, "meta": {"stands_for": expectation}})
+    with ThreadPoolExecutor(SEARCH_THREADS) as threads:
+        for name, found in zip(searched, threads.map(lambda search: search(), searched.values()), strict=True):
+            columns[name] = pc.cast(found, pa.int8())  # as numbers: flags with gaps would be Python objects
     return light, pa.table(columns)
 
 

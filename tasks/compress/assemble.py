@@ -6,6 +6,8 @@ passes through Python but for its id. The form is that of `tasks.student.turns`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +17,7 @@ from data_contracts.records import DIALOGUES, PAIR
 from data_contracts.refs import text_digest
 
 BATCH = 20_000  # dialogues
+THREADS = 2
 OF_MEDIA = ("sample_id", "media_path", "source_photograph", "split")
 _THINK, _SAY, _DONE = "<think>", "</think><answer>", "</answer>"
 WRAPPING = len(_THINK + _SAY + _DONE)
@@ -30,15 +33,14 @@ def assemble(pairs: pa.Table, rows: Rows, starts: Rows, max_think: int, characte
     pairs: columns of PAIR and OF_MEDIA, sub_task and reasoning. rows: positions in pairs, dialogue after dialogue, in
     the order of the numbers. starts: where in rows each dialogue begins. max_think: characters of a think block.
     """
-    ends = np.append(starts[1:], len(rows))
-    batches = [
-        _dialogues(
-            pairs.take(pa.array(rows[starts[first] : ends[min(first + BATCH, len(starts)) - 1]])),
-            np.append(starts, len(rows))[first : first + BATCH + 1] - starts[first],
-            max_think,
-        )
-        for first in range(0, len(starts), BATCH)
-    ]
+    bounds = np.append(starts, len(rows))
+
+    def batch(first: int) -> pa.Table:
+        part = bounds[first : first + BATCH + 1]
+        return _dialogues(pairs.take(pa.array(rows[part[0] : part[-1]])), part - part[0], max_think)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        batches = list(threads.map(batch, range(0, len(starts), BATCH)))
     table = pa.concat_tables(batches) if batches else DIALOGUES.empty_table().drop_columns("num_tokens")
     characters = pc.add(pc.utf8_length(table["prompt"]), pc.utf8_length(table["response"]))
     num_tokens = pc.ceil(pc.divide(characters.cast(pa.float64()), characters_per_token))

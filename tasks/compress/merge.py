@@ -30,9 +30,8 @@ import pyarrow.compute as pc
 
 from data_contracts.records import PAIR
 from pipeline_config.schema import CompressConfig, ConfigError
-from tasks.compress.assemble import OF_MEDIA, WRAPPING, assemble
+from tasks.compress.assemble import OF_MEDIA, THREADS, WRAPPING, assemble
 
-THREADS = 2
 MEMORY_LIMIT = "700MB"  # DuckDB's own; it spills to disk beyond
 
 _READ = f"SELECT {', '.join([*PAIR.names, *OF_MEDIA, 'sub_task', 'reasoning'])} FROM read_parquet($path)"
