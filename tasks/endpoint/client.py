@@ -126,7 +126,7 @@ class Endpoint:
             api_key=api_key or "none",
             base_url=config.base_url,
             max_retries=0,
-            timeout=config.timeout_seconds,
+            timeout=None,  # ours is over the whole attempt
             http_client=openai.DefaultAioHttpClient(),
         )
 
@@ -215,7 +215,7 @@ class Endpoint:
             return self._read(body)
         except ConfigError:
             raise
-        except (TimeoutError, openai.APITimeoutError):
+        except TimeoutError:
             failed = _TryAgain(f"nothing within {seconds:.3g} s", busy=True)
         except openai.APIConnectionError as error:
             failed = _TryAgain(f"connection failed ({error.__cause__ or error})")

@@ -48,7 +48,7 @@ class BatchFolder:
                 lines.seek(offset)
                 return reply_of(json.loads(lines.readline())["response"]["body"], self._price)
         self._post(request.key, body_of(request, parts()))
-        raise Posted(f"it stands in a batch file of {self._requests}")
+        raise Posted(f"posted to {self._requests}")
 
     async def close(self) -> None:
         if self._file is not None:
