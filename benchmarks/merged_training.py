@@ -79,7 +79,7 @@ def annotated(config: PipelineConfig, folder: Path) -> list[dict[str, Any]]:
 
     samples = folder / "samples.parquet"
     pq.write_table(ingest(config.ingest, config.seed, folder / "media").table, samples)
-    work = annotate_samples(samples, folder, config.annotate, config.rewards, "", lambda *_, **__: None)
+    work = annotate_samples(samples, folder, config.annotate, config.rewards)
     rows: list[dict[str, Any]] = asyncio.run(work).table.to_pylist()
     return rows
 

@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainingArguments
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
 from tasks.grpo.figures import Figures, rollout_figures
-from tasks.grpo.forward import Completions, completion_logprobs, pad_completions
+from tasks.grpo.forward import Completions, completion_logprobs, pad_completions, shared_prompt_logprobs
 from tasks.grpo.objective import clipped_loss, normaliser
 from tasks.grpo.reference import Reference
 from tasks.grpo.rollouts import rollout_id, write_part
@@ -80,6 +80,8 @@ class GrpoTrainer(StudentTrainer):
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
+        shared = self.grpo.share_prompt and not config.student.gradient_checkpointing
+        self.forward_logprobs = shared_prompt_logprobs if shared else completion_logprobs
         self.banned_ids = torch.tensor(banned_token_ids(student))
         self.figures = Figures()
         self._batch: StepBatch | None = None
@@ -194,11 +196,11 @@ class GrpoTrainer(StudentTrainer):
     def _logprobs(self, model: nn.Module, batch: StepBatch, completions: Completions) -> tuple[Tensor, Tensor]:
         # The model's forward is wrapped for mixed precision, its vision tower, called apart, is not.
         with self.accelerator.autocast():
-            return completion_logprobs(
+            return self.forward_logprobs(
                 model,
                 batch.prompts,
                 completions,
-                encode_pictures=self.student.model.get_image_features,
+                network=self.student.model,
                 train_vision=self.train_vision,
                 temperature=self.grpo.temperature,
                 banned_ids=self.banned_ids.to(self.args.device),

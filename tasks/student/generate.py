@@ -127,7 +127,7 @@ def _batches(encoded: Sequence[Encoded], num_rollouts: int, batch_size: int) -> 
 def _generate_batch(student: Student, encoded: Sequence[Encoded], repeats: int, sampling: _Sampling) -> list[list[int]]:
     """Token ids of ``repeats`` completions of each prompt, prompt by prompt."""
     batch = collate(student, encoded, padding="left").to(student.device)
-    positions, deltas = _rope_positions(student.model, batch)
+    positions, deltas = rope_positions(student.model, batch)
     cache = Cache(layer_class_to_replicate=_RoomyLayer)
     output = student.model(**batch, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(repeats)
@@ -197,7 +197,7 @@ def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.zeros_like(probabilities).scatter(1, indices, ordered.masked_fill(outside, 0.0))
 
 
-def _rope_positions(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def rope_positions(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions (3, batch, length) of a prompt, and (batch, 1) what the next token's position exceeds its index by."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     positions, deltas = bare.model.get_rope_index(

@@ -131,6 +131,21 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
     assert json.loads((cut.out / "history.json").read_text())["probe"]["before"]["kept"] == 1, "not probed again"
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.0}])
+def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[str, Any] | None) -> None:
+    student = {"precision": "float32", **({"lora": lora} if lora else {})}
+    settings = {"config_student": student, "steps": 2, "inner_updates": 2, "beta": 0.02, "batch_size": 3, "lr": 1e-3}
+    repeated, shared = (make_job(str(share), share_prompt=share, **settings) for share in (False, True))
+    for job in (repeated, shared):
+        run(job)
+    file = "adapter_model.safetensors" if lora else "model.safetensors"
+    theirs, ours = (load_file(job.out / file) for job in (repeated, shared))
+    assert theirs.keys() == ours.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    assert rollouts(shared) == rollouts(repeated)
+
+
 def test_lora_trains_adapters_against_its_own_start_and_resumes(make_job: MakeJob, student_folder: Path) -> None:
     lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "gradient_checkpointing": True}
     whole, cut = (
