@@ -4,9 +4,10 @@
 
 A Qwen2.5-VL of about 6.5M parameters (4 + 4 layers, random weights), G 8, 64 completion tokens, the end of turn banned
 so that all have that length. short: four 112 x 112 pictures, 77 prompt tokens, 32 completions a step; long: one
-896 x 896 picture, 1,085 prompt tokens (1,024 of them vision), 8 completions. With the vision tower frozen and trained.
-The two trainers take turns, each in a process of its own; the ratio is of the medians over all steps but the first of
-each turn. limit: what sharing the prompt saves in language tokens, G (P + C) / (P + G C), without the vision passes.
+896 x 896 picture, 1,085 prompt tokens (1,024 of them vision), 8 completions. With the vision tower frozen and trained;
+no picture is seen in two steps. The two trainers take turns, each in a process of its own; the ratio is of the medians
+over all steps but the first of each turn. limit: what sharing the prompt saves in language tokens, without the vision
+passes: G (P + C) / (P + G C).
 """
 
 from __future__ import annotations
@@ -68,11 +69,12 @@ def make_model(folder: Path) -> None:
     AutoProcessor.from_pretrained(source, max_pixels=largest).save_pretrained(folder)
 
 
-def make_pictures(folder: Path, setting: Setting) -> list[Path]:
+def make_pictures(folder: Path, setting: Setting, steps: int) -> list[Path]:
+    """One for every prompt of every step: none is seen twice."""
     import numpy as np
     from PIL import Image
 
-    paths = [folder / f"{setting.side}-{number}.png" for number in range(setting.num_prompts)]
+    paths = [folder / f"{setting.side}-{number}.png" for number in range(setting.num_prompts * steps)]
     for number, path in enumerate(paths):
         pixels = np.random.default_rng(number).integers(0, 256, (setting.side, setting.side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
@@ -153,14 +155,15 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
             "grpo": {
                 **{"steps": steps, "prompts_per_step": setting.num_prompts, "num_rollouts": G},
                 **{"max_new_tokens": COMPLETION, "batch_size": num_completions, "save_steps": 10_000},
-                **{"optimiser": {"lr": 1e-6}, "freeze": {"vision": not train_vision}, "share_prompt": True},
+                **{"optimiser": {"lr": 1e-6}, "share_prompt": True},
+                "freeze": {"vision": not train_vision, "merger": not train_vision},
             },
         },
     )
     args = grpo_arguments(config, folder / "ours", 0, setting.num_prompts)
     student = load_student(str(folder / "model"), StudentConfig(precision="float32"), train=True)
     freeze(student.model, config.grpo.freeze)
-    pictures = make_pictures(folder, setting)
+    pictures = make_pictures(folder, setting, steps)
     text = question(
         lambda text: encode_prompt(student, Prompt(text, str(pictures[0]))).num_prompt, setting.prompt_tokens
     )
@@ -207,7 +210,7 @@ def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path) -> 
     model = AutoModelForImageTextToText.from_pretrained(folder / "model")
     model.model.visual.requires_grad_(train_vision)
     processor = AutoProcessor.from_pretrained(folder / "model")
-    pictures = make_pictures(folder, setting)
+    pictures = make_pictures(folder, setting, steps)
 
     def messages(text: str) -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

@@ -280,7 +280,9 @@ class GrpoConfig(Section):
     top_p: float = 1.0
     batch_size: Count = Field(32, description="completions per device and forward pass")
     share_prompt: bool = Field(
-        False, description="train on each prompt once for all its completions in a batch; not with checkpointing"
+        False,
+        description="compute each prompt of a batch once for all its completions (not with gradient checkpointing) and "
+        "its picture once for rollouts and training of all steps (where vision and merger are frozen)",
     )
     clip_low: float = 0.2
     clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tasks.grpo.objective import token_logprobs
 from tasks.student.generate import rope_positions
+from tasks.student.vision import as_encoder_outputs
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def pad_completions(token_ids: list[list[list[int]]], padding: int, device: torc
 
 def completion_logprobs(
     model: Any,
-    prompts: Mapping[str, Tensor],
+    prompts: Mapping[str, Any],
     completions: Completions,
     *,
     network: Any,
@@ -67,7 +68,8 @@ def completion_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs (with gradient) and entropies (without) of the completions' tokens, both (B, C).
 
-    prompts: a left-padded batch as `encode_prompts` makes it. network: the student's own model, which `model` may wrap
+    prompts: a left-padded batch as `encode_prompts` makes it; ``image_features``, one tensor per prompt, take the place
+    of the vision tower. network: the student's own model, which `model` may wrap
     for several devices. banned_ids: tokens that sampling never draws; the policy is the distribution over the others.
     """
     prompt_B, num_tokens = completions.prompt_B, completions.token_ids_BC.shape[1]
@@ -80,7 +82,7 @@ def completion_logprobs(
         attention_mask=torch.cat([attended_BL, completions.mask_BC.to(attended_BL.dtype)], dim=1),
         mm_token_type_ids=torch.cat([types_BL, types_BL.new_zeros(len(prompt_B), num_tokens)], dim=1),
         image_grid_thw=prompts["image_grid_thw"][prompt_B],
-        mm_encoder_outputs={"image": _picture_features(prompts, prompt_B, network, train_vision)},
+        mm_encoder_outputs=_picture_features(prompts, prompt_B, network, train_vision),
         logits_to_keep=num_tokens + 1,
         use_cache=False,
     )
@@ -90,7 +92,7 @@ def completion_logprobs(
 
 def shared_prompt_logprobs(
     model: Any,
-    prompts: Mapping[str, Tensor],
+    prompts: Mapping[str, Any],
     completions: Completions,
     *,
     network: Any,
@@ -114,7 +116,7 @@ def shared_prompt_logprobs(
     prefilled = model(
         **batch,
         position_ids=positions_3PL,
-        mm_encoder_outputs={"image": _picture_features(prompts, distinct_P, network, train_vision)},
+        mm_encoder_outputs=_picture_features(prompts, distinct_P, network, train_vision),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -138,9 +140,11 @@ def shared_prompt_logprobs(
 
 
 def _picture_features(
-    prompts: Mapping[str, Tensor], prompt_B: Tensor, network: Any, train_vision: bool
-) -> BaseModelOutputWithPooling:
+    prompts: Mapping[str, Any], prompt_B: Tensor, network: Any, train_vision: bool
+) -> dict[str, BaseModelOutputWithPooling]:
     """Features of the batch's distinct pictures, each computed once, then one entry per completion."""
+    if (kept := prompts.get("image_features")) is not None:
+        return as_encoder_outputs([kept[p] for p in prompt_B.tolist()])
     grid_P3 = prompts["image_grid_thw"]
     patches = prompts["pixel_values"].split(grid_P3.prod(-1).tolist())
     distinct, place_B = torch.unique(prompt_B, return_inverse=True)
@@ -148,5 +152,4 @@ def _picture_features(
         features = network.get_image_features(
             torch.cat([patches[p] for p in distinct.tolist()]), grid_P3[distinct], return_dict=True
         ).pooler_output
-    repeated: Any = tuple(features[i] for i in place_B.tolist())
-    return BaseModelOutputWithPooling(pooler_output=repeated)
+    return as_encoder_outputs([features[i] for i in place_B.tolist()])

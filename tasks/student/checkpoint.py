@@ -23,6 +23,7 @@ from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
 from tasks.student.location import BUILTIN, resolve_model
 from tasks.student.pictures import Pictures
+from tasks.student.vision import KeptFeatures
 
 __all__ = ["Student", "load_student", "replace_folder", "resolve_model", "save_student"]
 
@@ -38,13 +39,17 @@ _LORA_WHOLE = ["visual"]
 
 @dataclass
 class Student:
-    """A model, its processor, and the convention in which it reads and writes boxes."""
+    """A model, its processor, and the convention in which it reads and writes boxes.
+
+    features: kept where the vision tower is frozen and that is wanted; None where every use computes them.
+    """
 
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
     boxes: Convention
     base: str | None = None  # of LoRA adapters
     pictures: Pictures = field(init=False, repr=False)
+    features: KeptFeatures | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.pictures = Pictures(self.processor.image_processor)

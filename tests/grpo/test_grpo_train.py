@@ -132,9 +132,19 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.0}])
-def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize("merger", [False, True])
+def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[str, Any] | None, merger: bool) -> None:
     student = {"precision": "float32", **({"lora": lora} if lora else {})}
-    settings = {"config_student": student, "steps": 2, "inner_updates": 2, "beta": 0.02, "batch_size": 3, "lr": 1e-3}
+    frozen = {"vision": True, "merger": merger}  # with the merger frozen too, pictures are computed once
+    settings = {
+        "config_student": student,
+        "freeze": frozen,
+        "steps": 2,
+        "inner_updates": 2,
+        "beta": 0.02,
+        "batch_size": 3,
+        "lr": 1e-3,
+    }
     repeated, shared = (make_job(str(share), share_prompt=share, **settings) for share in (False, True))
     for job in (repeated, shared):
         run(job)
