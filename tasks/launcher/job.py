@@ -133,18 +133,23 @@ def child_main(run: Callable[[Job], dict[str, Any]]) -> None:
         facts = run(job)
         if is_rank_zero():
             write_atomically(job_file.parent / RESULT_FILE, json.dumps(facts))
-        _leave_group()
+        _end_together()
     except Exception as error:
         sys.exit(_failed(error, job_file.parent))
     sys.exit(0)
 
 
-def _leave_group() -> None:
-    """Leave torch's process group, if one was joined: now and then its threads abort a process that exits in it."""
+def _end_together() -> None:
+    """Where several processes worked, wait for all of them and end without tearing the interpreter down.
+
+    The destructors of torch's process group now and then abort a process whose work is done.
+    """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
-        distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _failed(error: Exception, folder: Path) -> int:
