@@ -24,6 +24,7 @@ from data_contracts.refs import Ref, Run
 from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
 from tasks.launcher.child import LOGGER
 from tasks.launcher.stage import Stage, open_stage, stage_options
+from tasks.tracking.runs import Call
 
 CHECKED_ROWS = 2_000  # of the annotations, evenly spread, on which the rewards' health is checked
 ARTIFACT_SECONDS = 5.0  # between renewals of the progress artifact
@@ -144,7 +145,7 @@ def _traces(stage: Stage) -> Iterator[Any]:
             counted = {name: getattr(reply, name) for name in ("prompt_tokens", "completion_tokens", "cost")}
             attributes = {"request_key": request.key, "attempt": request.attempt, **counted}
             try:
-                stage.log_trace(request.model, inputs, outputs, attributes, seconds)
+                stage.log_trace(Call(request.model, inputs, outputs, attributes, seconds))
             except Exception as error:
                 LOGGER.warning("annotate: a trace was not kept: %s", error)
 

@@ -33,7 +33,7 @@ from tasks.launcher.publish import disk_space, move_in, write_table
 from tasks.launcher.source import source_digest
 from tasks.launcher.terminal import Progress
 from tasks.lineage.store import Lineage
-from tasks.tracking.runs import MetricPoint, Tracking
+from tasks.tracking.runs import Call, MetricPoint, Tracking
 
 RETRY_DELAYS = [2, 8, 30]  # seconds
 FLUSH_AFTER = 200  # metrics
@@ -153,17 +153,10 @@ class Stage:
         if self.tracking and self.mlflow_run_id:
             self.tracking.log_artifact(self.mlflow_run_id, path)
 
-    def log_trace(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        outputs: Mapping[str, Any],
-        attributes: Mapping[str, Any],
-        seconds: float,
-    ) -> None:
-        """A call that has just ended after so many seconds, as a trace of the stage's MLflow run."""
+    def log_trace(self, call: Call) -> None:
+        """A call as a trace of the stage's MLflow run."""
         if self.tracking and self.mlflow_run_id:
-            self.tracking.log_trace(self.mlflow_run_id, name, inputs, outputs, attributes, seconds)
+            self.tracking.log_trace(self.mlflow_run_id, call)
 
     def progress(self, done: float, total: float, **figures: float) -> None:
         """How far the stage is: a bar with the time left in a terminal, else a log line now and then."""

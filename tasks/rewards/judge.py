@@ -13,6 +13,7 @@ unreachable judge raises `JudgeError`: it is never a reward of 0.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import re
@@ -176,6 +177,7 @@ class ModelJudge:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="judge", daemon=True).start()
         self._endpoint, self._journal = self._run(self._open())
+        atexit.register(lambda: self._run(self._endpoint.close()))
 
     def entails(self, text: str, statements: Sequence[str]) -> tuple[Verdict, ...]:
         prompts = [

@@ -6,11 +6,12 @@ Several dialogues of a dataset show the same picture; what the processor made of
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from tasks.student.kept import Kept
 
 KEPT_BYTES = 512 * 2**20
 
@@ -30,21 +31,15 @@ class Pictures:
 
     def __init__(self, image_processor: Any, kept_bytes: int = KEPT_BYTES) -> None:
         self._processor = image_processor
-        self._kept: OrderedDict[str, Picture] = OrderedDict()
-        self._kept_bytes = kept_bytes
-        self._bytes = 0
+        self._kept: Kept[Picture] = Kept(kept_bytes)
         self.resized_size = functools.lru_cache(maxsize=2**18)(self._resized_size)
 
     def of(self, path: str) -> Picture:
         """The processed picture. Raises ValueError naming a file that cannot be decoded."""
-        if path in self._kept:
-            self._kept.move_to_end(path)
-            return self._kept[path]
-        picture = self._process(path)
-        self._kept[path] = picture
-        self._bytes += picture.pixel_values.nbytes
-        while self._bytes > self._kept_bytes and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].pixel_values.nbytes
+        picture = self._kept.get(path)
+        if picture is None:
+            picture = self._process(path)
+            self._kept.put(path, picture, picture.pixel_values.nbytes)
         return picture
 
     def num_tokens(self, path: str) -> int:

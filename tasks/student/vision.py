@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from tasks.student.kept import Kept
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -21,23 +22,17 @@ class KeptFeatures:
 
     def __init__(self, student: Student, kept_bytes: int = KEPT_BYTES) -> None:
         self._student = student
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        self._kept_bytes = kept_bytes
-        self._bytes = 0
+        self._kept: Kept[Tensor] = Kept(kept_bytes)
 
     def of(self, paths: Sequence[str]) -> tuple[Tensor, ...]:
         """(vision tokens, width of the language model) of each picture, without gradients."""
-        missing = [path for path in dict.fromkeys(paths) if path not in self._kept]
-        fresh = dict(zip(missing, self._compute(missing), strict=True)) if missing else {}
-        found = tuple(fresh[path] if path in fresh else self._kept[path] for path in paths)
-        for path, features in fresh.items():
-            self._kept[path] = features
-            self._bytes += features.nbytes
-        for path in paths:
-            self._kept.move_to_end(path)
-        while self._bytes > self._kept_bytes and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return found
+        kept = {path: self._kept.get(path) for path in dict.fromkeys(paths)}
+        found = {path: features for path, features in kept.items() if features is not None}
+        if missing := [path for path in kept if path not in found]:
+            for path, computed in zip(missing, self._compute(missing), strict=True):
+                found[path] = computed
+                self._kept.put(path, computed, computed.nbytes)
+        return tuple(found[path] for path in paths)
 
     def _compute(self, paths: Sequence[str]) -> tuple[Tensor, ...]:
         device = self._student.device

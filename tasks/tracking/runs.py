@@ -50,6 +50,17 @@ class MetricPoint:
     milliseconds: int = 0  # since the epoch, 0 = now
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call of a model that has just ended, after so many seconds."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    seconds: float
+
+
 def tracking_uri(home: Path | str, config: TrackingConfig) -> str:
     """The tracking (and model registry) store: the configured one, else SQLite under the home. Imports no MLflow."""
     return config.uri or f"sqlite:///{Path(home).absolute() / DATABASE}"
@@ -121,29 +132,21 @@ class Tracking:
         else:
             self.client.log_artifact(run_id, str(path))
 
-    def log_trace(
-        self,
-        run_id: str,
-        name: str,
-        inputs: Mapping[str, Any],
-        outputs: Mapping[str, Any],
-        attributes: Mapping[str, Any],
-        seconds: float,
-    ) -> None:
-        """A call that has just ended after so many seconds."""
+    def log_trace(self, run_id: str, call: Call) -> None:
+        """A call as a trace of the run."""
         client = self.client  # sets the environment
         import mlflow
 
         mlflow.set_tracking_uri(self.uri)  # traces go to the process's store, whatever the client's is
         ended = time.time_ns()
         span = client.start_trace(
-            name,
-            inputs=dict(inputs),
+            call.name,
+            inputs=dict(call.inputs),
             experiment_id=self.experiment_id,
             run_id=run_id,
-            start_time_ns=ended - int(seconds * 1e9),
+            start_time_ns=ended - int(call.seconds * 1e9),
         )
-        client.end_trace(span.trace_id, outputs=dict(outputs), attributes=dict(attributes), end_time_ns=ended)
+        client.end_trace(span.trace_id, outputs=dict(call.outputs), attributes=dict(call.attributes), end_time_ns=ended)
 
     # ---------------------------------------------------------------------------------------------------------- inside
     @functools.cached_property

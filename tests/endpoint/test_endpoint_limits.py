@@ -87,13 +87,22 @@ def test_a_rate_counts_what_was_used_in_the_end() -> None:
     assert asyncio.run(scenario()) >= 1.0
 
 
-def test_no_rate_is_no_limit() -> None:
-    async def scenario() -> None:
-        rate = Rate(0)
-        for _ in range(1_000):
+def test_no_rate_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("tasks.endpoint.limits.asyncio.sleep", sleep)
+
+    async def scenario(rate: Rate) -> None:
+        for _ in range(100):
             await rate.take(1e9)
 
-    asyncio.run(asyncio.wait_for(scenario(), 5))
+    asyncio.run(scenario(Rate(0)))
+    assert slept == []
+    asyncio.run(scenario(Rate(60)))
+    assert len(slept) >= 99
 
 
 def test_an_open_breaker_lets_one_probe_and_closes_on_success() -> None:

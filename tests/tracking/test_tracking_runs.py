@@ -13,7 +13,7 @@ import pytest
 
 from data_contracts.refs import Ref
 from pipeline_config.schema import TrackingConfig
-from tasks.tracking.runs import MetricPoint, Tracking, tracking_uri
+from tasks.tracking.runs import Call, MetricPoint, Tracking, tracking_uri
 
 STARTER = """
 import sys
@@ -96,7 +96,7 @@ def test_metrics_params_and_artifacts_are_kept(tracking: Tracking, tmp_path: Pat
 def test_a_trace_belongs_to_its_run_and_is_there_at_once(tracking: Tracking) -> None:
     run_id = tracking.start_run("demo")
     attributes = {"cost": 0.5, "attempt": 1}
-    tracking.log_trace(run_id, "judge-1", {"prompt": "Which?"}, {"text": "B"}, attributes, seconds=2.0)
+    tracking.log_trace(run_id, Call("judge-1", {"prompt": "Which?"}, {"text": "B"}, attributes, seconds=2.0))
     [trace] = tracking.client.search_traces(locations=[tracking.experiment_id], run_id=run_id)
     [span] = trace.data.spans
     assert (span.name, span.inputs, span.outputs) == ("judge-1", {"prompt": "Which?"}, {"text": "B"})
