@@ -187,9 +187,10 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
     trainer = trainer_module.GrpoTrainer(
         student,
         dialogues,
-        ShuffledSampler(list(dialogues), setting.num_prompts, 0),
+        ShuffledSampler(list(dialogues), 0),
         config,
         args,
+        num_prompts=setting.num_prompts,
         folder=folder / "ours",
         stage_run="benchmark",
         callbacks=[callback],

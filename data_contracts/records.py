@@ -171,6 +171,7 @@ ROLLOUTS = pa.schema(
         ("reward", pa.float64()),
         ("parts", pa.map_(pa.string(), pa.float64())),  # a part that does not apply is null
         ("advantage", pa.float64()),
+        ("trained", pa.bool_()),  # False: its group was dropped, or it has no part in the loss
         ("num_tokens", pa.int64()),
         ("truncated", pa.bool_()),
     ]

@@ -270,10 +270,36 @@ class MineConfig(Section):
     random_control: bool = Field(False, description="also mark an equal-size random set (pool 'random')")
 
 
+class SamplingConfig(Section):
+    """Which prompts a GRPO step rolls out, and which of their groups it learns from (GLM-4.1V-Thinking)."""
+
+    order: Literal["shuffled", "curriculum"] = Field(
+        "shuffled", description="curriculum: prompts whose outcome is open now come more often (RLCS)"
+    )
+    floor: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="curriculum: weight of a prompt beside the variance of its accuracy, which is at most .25"
+    )
+    memory: Share = Field(0.5, description="curriculum: of an estimate, what a new group of rollouts leaves standing")
+    max_expansion: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="most prompts rolled out per prompt trained on, so that groups without variance can be dropped"
+    )
+
+
+class OverlongConfig(Section):
+    """Completions that end at the token limit, or near it (DAPO)."""
+
+    mask: bool = Field(False, description="a truncated completion counts in its group's mean and is not trained on")
+    penalty_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="the reward falls by up to 1 over this many tokens before the limit; 0 = no penalty"
+    )
+
+
 class GrpoConfig(Section):
     pool: Literal["hard", "random"] = "hard"
     steps: Annotated[int, Field(ge=0)] = 30
-    prompts_per_step: Count = 4
+    max_rollouts: Count | None = Field(None, description="end with the step that reaches as many; None = all steps")
+    prompts_per_step: Count = Field(4, description="trained on; sampling.max_expansion may roll out more")
+    sampling: SamplingConfig = SamplingConfig()
     num_rollouts: Annotated[int, Field(ge=2)] = Field(8, description="G, per prompt")
     max_new_tokens: Count = 96
     temperature: float = 1.0
@@ -290,6 +316,11 @@ class GrpoConfig(Section):
     inner_updates: Count = 1
     scale_by_std: bool = True
     loss_per: Literal["sample", "token", "constant"] = "sample"
+    overlong: OverlongConfig = OverlongConfig()
+    spike_factor: Annotated[float, Field(gt=1)] | None = Field(
+        10.0,
+        description="an update is skipped if its gradient exceeds the usual norm so many times (not with DeepSpeed)",
+    )
     optimiser: OptimiserConfig
     freeze: FreezeConfig = FreezeConfig(vision=True)
     probe_prompts: Annotated[int, Field(ge=0)] = Field(64, description="fixed training prompts scored before and after")

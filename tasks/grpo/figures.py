@@ -44,11 +44,13 @@ def rollout_figures(
     scores: Sequence[Sequence[Score]],
     rewards: NDArray[np.float64],
     zero_variance: NDArray[np.bool_],
+    right_above: float,
 ) -> dict[str, tuple[float, float]]:
     """(sum, weight) per figure of one step's rollouts.
 
     "reward" and "accuracy" per rollout; "reward_std" within a group (ddof 1), what advantages are made of;
-    "zero_variance_share" of groups; "completion_tokens" and "truncated_share" per rollout; "part_<name>" the parts of
+    "zero_variance_share" of groups; "all_right_share" and "all_wrong_share" of groups by their accuracy;
+    "completion_tokens" and "truncated_share" per rollout; "part_<name>" the parts of
     the reward beside accuracy, over the rollouts they apply to.
     """
     flat = [s for group in scores for s in group]
@@ -58,6 +60,8 @@ def rollout_figures(
         "reward_std": (float(rewards.std(axis=1, ddof=1).sum()), float(len(rewards))),
         "zero_variance_share": (float(zero_variance.sum()), float(len(rewards))),
         "accuracy": _sum([s.accuracy for s in flat]),
+        "all_right_share": _sum([min(s.accuracy for s in group) > right_above for group in scores]),
+        "all_wrong_share": _sum([max(s.accuracy for s in group) <= 0 for group in scores]),
         "completion_tokens": _sum([len(c.token_ids) for c in sampled]),
         "truncated_share": _sum([c.truncated for c in sampled]),
     }

@@ -33,7 +33,7 @@ def probe(
         batch_size=config.mine.batch_size,
         seed=seed,
     )
-    scores = score_rollouts(dialogues, completions, config.rewards)
+    scores = score_rollouts(dialogues, completions, config)
     rewards = [float(np.mean([s.total for s in group])) for group in scores]
     return {
         "num_prompts": len(dialogues),

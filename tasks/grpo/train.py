@@ -3,8 +3,9 @@
     python -m tasks.grpo.train JOB.json        (under torchrun where there is more than one device)
 
 inputs: ``dialogues``, ``difficulty``, ``student``. options: ``stage_run``, part of the rollouts' ids. A child that was
-killed goes on from its last complete checkpoint: weights, optimizer, schedule, random state, sampler; the rollouts of
-steps that have to be run again are thrown away, and the probe taken before the first step is read from disk.
+killed goes on from its last complete checkpoint: weights, optimizer, schedule, random state, sampler, expansion and
+guard; the rollouts of steps that have to be run again are thrown away, and the probe taken before the first step is
+read from disk.
 
 Writes the student to ``job.out`` with ``history.json`` beside its weights (so the curves travel with a cached student)
 and the rollouts to ``job.folder/rollouts.parquet``.
@@ -29,7 +30,7 @@ from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.pool import probe_set, training_pool
 from tasks.grpo.probe import probe
 from tasks.grpo.rollouts import discard_after, merge_parts
-from tasks.grpo.sampler import ShuffledSampler
+from tasks.grpo.sampler import PromptSampler, make_sampler
 from tasks.grpo.trainer import GrpoTrainer, derive_seed, micro_batches
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_atomically
 from tasks.student.checkpoint import Student, load_student, replace_folder, save_student
@@ -66,7 +67,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
         )
     set_seed(job.seed)  # new adapters start at random
     dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
-    difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool"]).to_pylist()
+    difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool", "rewards"]).to_pylist()
     pool, num_filled_up = training_pool(difficulty, config.grpo, derive_seed(job.seed, POOL_STREAM))
     if unknown := [i for i in pool if i not in dialogues]:
         raise ContractError(
@@ -79,12 +80,15 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
         config.grpo.probe_prompts,
         derive_seed(job.seed, PROBE_SET_STREAM),
     )
-    args = grpo_arguments(config, job.folder / "checkpoints", job.seed, min(len(pool), config.grpo.prompts_per_step))
+    num_prompts = min(len(pool), config.grpo.prompts_per_step)
+    args = grpo_arguments(config, job.folder / "checkpoints", job.seed, num_prompts)
     student = load_student(job.inputs["student"], config.student, train=True)
     freeze(student.model, config.grpo.freeze)
     student.model.to(args.device)
     before = _probe_before(job, student, probed)
-    history = _train(job, args, student, {i: dialogues[i] for i in pool}, callbacks)
+    rewards = {row["dialogue_id"]: row["rewards"] for row in difficulty}
+    sampler = make_sampler(config.grpo.sampling, {i: rewards[i] for i in pool}, derive_seed(job.seed, SAMPLER_STREAM))
+    history = _train(job, args, student, {i: dialogues[i] for i in pool}, sampler, num_prompts, callbacks)
     if not is_rank_zero():
         return {}
     probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
@@ -104,26 +108,31 @@ def _train(
     args: TrainingArguments,
     student: Student,
     dialogues: Mapping[str, Mapping[str, Any]],
+    sampler: PromptSampler,
+    num_prompts: int,
     callbacks: Sequence[TrainerCallback],
 ) -> list[dict[str, float]]:
     """Train ``student`` in place from the last complete checkpoint on; one entry of figures per step."""
     config = job.config.grpo
     if config.steps == 0:
         return []
-    sampler = ShuffledSampler(list(dialogues), config.prompts_per_step, derive_seed(job.seed, SAMPLER_STREAM))
+    checkpoint = last_complete(Path(str(args.output_dir)))
+    state = checkpoint_state_of(checkpoint) if checkpoint else {}
+    if checkpoint and config.max_rollouts is not None and state["num_rollouts"] >= config.max_rollouts:
+        args.max_steps = steps_done(checkpoint)
     trainer = GrpoTrainer(
         student,
         dialogues,
         sampler,
         job.config,
         args,
+        num_prompts=num_prompts,
         folder=job.folder,
         stage_run=str(job.options["stage_run"]),
         callbacks=callbacks,
     )
-    checkpoint = last_complete(Path(str(args.output_dir)))
-    if checkpoint is not None:
-        sampler.load_state_dict(checkpoint_state_of(checkpoint))
+    if state:
+        trainer.load_checkpoint_state(state)
     if is_rank_zero():
         discard_incomplete(Path(str(args.output_dir)))
         discard_after(job.folder / "rollouts", steps_done(checkpoint) // config.inner_updates if checkpoint else 0)

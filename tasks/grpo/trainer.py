@@ -1,8 +1,9 @@
 """GRPO on top of transformers' Trainer: what it adds is rollouts, rewards, advantages and the loss.
 
 Loop, optimizer, schedule, DeepSpeed, checkpoint, resume and precision are the Trainer's. One GRPO step draws prompts,
-samples G completions of each with the present policy, scores them, and updates the policy ``inner_updates`` times on
-them. A Trainer step is one such update; its micro-batches are slices of the step's completions.
+samples G completions of each with the present policy, scores them, keeps the groups with most to learn from, and
+updates the policy ``inner_updates`` times on them. A Trainer step is one such update; its micro-batches are slices of
+the completions that have a part in the loss: an advantage of 0 without a KL has no gradient, and is not computed.
 
 Departs from the paper (DeepSeekMath, Video-R1): clip-higher and no KL by default; dropout is off, so the ratio of the
 first update is exactly 1 and its log-probs serve as the old ones of the updates that follow.
@@ -21,17 +22,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
+from tasks.grpo.expansion import Expansion, balanced_groups
 from tasks.grpo.figures import Figures, rollout_figures
 from tasks.grpo.forward import Completions, completion_logprobs, pad_completions, shared_prompt_logprobs
+from tasks.grpo.guard import SpikeGuard
 from tasks.grpo.objective import clipped_loss, normaliser
 from tasks.grpo.reference import Reference
 from tasks.grpo.rollouts import rollout_id, write_part
-from tasks.grpo.sampler import ShuffledSampler
+from tasks.grpo.sampler import PromptSampler
 from tasks.grpo.scores import score_rollouts
 from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepBatch:
-    """One step's rollouts on this rank, as its updates need them. divisor: of the loss of all micro-batches."""
+    """What this rank trains on of one step's rollouts. divisor: of the loss of all micro-batches."""
 
     prompts: Mapping[str, Any]
     completions: Completions
@@ -57,7 +61,8 @@ class StepBatch:
 class GrpoTrainer(StudentTrainer):
     """Trains ``student`` on ``dialogues`` in place; its `state.log_history` holds one entry of figures per step.
 
-    dialogues: rows of the DIALOGUES table by id, those that ``sampler`` draws. folder: rollouts are written to
+    dialogues: rows of the DIALOGUES table by id, those that ``sampler`` draws. num_prompts: trained on per step, over
+    all ranks. folder: rollouts are written to
     ``folder/rollouts``. stage_run: part of the rollouts' ids.
     """
 
@@ -67,17 +72,20 @@ class GrpoTrainer(StudentTrainer):
         self,
         student: Student,
         dialogues: Mapping[str, Mapping[str, Any]],
-        sampler: ShuffledSampler,
+        sampler: PromptSampler,
         config: PipelineConfig,
         args: TrainingArguments,
         *,
+        num_prompts: int,
         folder: Path,
         stage_run: str,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.grpo, self.rewards = config.grpo, config.rewards
-        self.sampling_batch = config.mine.batch_size
-        self.dialogues, self.prompt_sampler = dialogues, sampler
+        self.config, self.grpo = config, config.grpo
+        self.dialogues, self.prompt_sampler, self.num_prompts = dialogues, sampler, num_prompts
+        self.expansion = Expansion(config.grpo.sampling.max_expansion)
+        self.guard = SpikeGuard(config.grpo.spike_factor)
+        self.num_rollouts = 0  # so far, over all ranks
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
@@ -89,16 +97,30 @@ class GrpoTrainer(StudentTrainer):
         self.figures = Figures()
         self._batch: StepBatch | None = None
         self._micro = 0
+        self._broken = False  # some loss of the present update is no number
         disable_dropout(student.model)
-        num_micros = micro_batches(config, sampler.num_prompts, args.world_size)
+        num_micros = micro_batches(config, num_prompts, args.world_size)
         assert args.gradient_accumulation_steps == num_micros, "an update is one pass over its step's completions"
-        slots = _Slots(config.grpo.steps * config.grpo.inner_updates * num_micros * args.world_size)
+        slots = _Slots(args.max_steps * num_micros * args.world_size)
         super().__init__(student, config.grpo.optimiser, args=args, train_dataset=slots, callbacks=list(callbacks))
+        self.add_callback(_EndAfterRollouts(self))
 
     # ------------------------------------------------------------------------------------------------ the Trainer's
     def checkpoint_state(self) -> dict[str, Any]:
-        """The sampler's state, which goes into each checkpoint."""
-        return self.prompt_sampler.state_dict()
+        """What later steps depend on beside the Trainer's own state. A checkpoint ends a step: no rollouts wait."""
+        return {
+            "sampler": self.prompt_sampler.state_dict(),
+            "expansion": self.expansion.state_dict(),
+            "guard": self.guard.state_dict(),
+            "num_rollouts": self.num_rollouts,
+        }
+
+    def load_checkpoint_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after a checkpoint with this state."""
+        self.prompt_sampler.load_state_dict(state["sampler"])
+        self.expansion.load_state_dict(state["expansion"])
+        self.guard.load_state_dict(state["guard"])
+        self.num_rollouts = int(state["num_rollouts"])
 
     def compute_loss(
         self,
@@ -112,22 +134,38 @@ class GrpoTrainer(StudentTrainer):
         if update == 0 and self._micro == 0:
             self._batch = self._roll_out(step + 1)
         assert self._batch is not None, "an update follows its step's rollouts"
-        size = self.grpo.batch_size
-        rows = slice(self._micro * size, (self._micro + 1) * size)
+        num_rows, num_micros = len(self._batch.completions), self.args.gradient_accumulation_steps
+        rows = slice(num_rows * self._micro // num_micros, num_rows * (self._micro + 1) // num_micros)
         loss = self._micro_loss(model, self._batch, rows, first_update=update == 0)
-        self._micro = (self._micro + 1) % self.args.gradient_accumulation_steps
+        self._micro = (self._micro + 1) % num_micros
         return loss
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The Trainer's; an update that the guard does not admit loses its gradients, and so changes nothing."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not self.is_deepspeed_enabled:  # whose engine makes the update itself
+            broken = self.accelerator.reduce(torch.tensor(float(self._broken), device=self.args.device))
+            admitted = self.guard.admits(math.nan if broken > 0 else float(grad_norm))
+            if not admitted:
+                model.zero_grad(set_to_none=True)
+            self.figures.add({"skipped_updates": (float(not admitted), 1.0)})
+            self._broken = False
+        return grad_norm
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the figures gathered since the last entry, averaged over ranks."""
+        """Add the figures gathered since the last entry, averaged over ranks, and the number of rollouts so far."""
         logs.update(self.figures.drain(self.accelerator))
+        if "reward" in logs:
+            logs["num_rollouts"] = self.num_rollouts
         super().log(logs, start_time)
 
     # -------------------------------------------------------------------------------------------------------- ours
     def _roll_out(self, step: int) -> StepBatch:
-        """Sample, score and record this rank's share of a step."""
+        """Sample, score and record this rank's share of a step, and keep the groups to train on."""
         rank, world = self.args.process_index, self.args.world_size
-        dialogues = [self.dialogues[i] for i in self.prompt_sampler.draw()[rank::world]]
+        num_drawn = math.ceil(self.expansion.num_to_draw(self.num_prompts) / world) * world
+        drawn = self.prompt_sampler.draw(min(num_drawn, len(self.dialogues) // world * world))
+        dialogues = [self.dialogues[i] for i in drawn[rank::world]]
         prompts = [Prompt(text=row["prompt"], media_path=row["media_path"]) for row in dialogues]
         completions = generate(
             self.student,
@@ -136,35 +174,69 @@ class GrpoTrainer(StudentTrainer):
             temperature=self.grpo.temperature,
             top_p=self.grpo.top_p,
             max_new_tokens=self.grpo.max_new_tokens,
-            batch_size=self.sampling_batch,
+            batch_size=self.config.mine.batch_size,
             seed=derive_seed(self.args.seed, step, rank),
         )
-        scores = score_rollouts(dialogues, completions, self.rewards)
+        scores = score_rollouts(dialogues, completions, self.config)
         rewards = np.array([[s.total for s in group] for group in scores])
         advantages = group_advantages(rewards, scale_by_std=self.grpo.scale_by_std)
-        self.figures.add(rollout_figures(completions, scores, rewards, has_zero_variance(rewards)))
-        write_part(self.rollout_folder, step, rank, self._rows(step, dialogues, completions, scores, advantages))
-        return self._step_batch(prompts, completions, advantages)
+        equal = has_zero_variance(rewards)
+        self.figures.add(rollout_figures(completions, scores, rewards, equal, self.config.mine.right_above))
+        kept = balanced_groups(rewards, self.num_prompts // world)
+        batch, trained = self._step_batch([prompts[i] for i in kept], [completions[i] for i in kept], advantages[kept])
+        part_in_loss = np.zeros_like(rewards, dtype=bool)
+        part_in_loss[kept] = trained
+        rows = self._rows(step, dialogues, completions, scores, advantages, part_in_loss)
+        write_part(self.rollout_folder, step, rank, rows)
+        self._note_outcomes(dialogues, scores, equal)
+        return batch
+
+    def _note_outcomes(
+        self, dialogues: Sequence[Mapping[str, Any]], scores: list[list[Score]], equal: np.ndarray
+    ) -> None:
+        """Tell sampler and expansion how a step's rollouts went: on every rank those of all ranks."""
+        self.figures.add({name: (value, 1.0) for name, value in self.prompt_sampler.figures().items()})
+        self.figures.add({"expansion": (self.expansion.factor, 1.0)})
+        outcomes = [
+            (row["dialogue_id"], [s.accuracy for s in group], bool(same))
+            for row, group, same in zip(dialogues, scores, equal, strict=True)
+        ]
+        if self.args.world_size > 1:
+            outcomes = gather_object(outcomes)
+        self.prompt_sampler.update({dialogue_id: accuracies for dialogue_id, accuracies, _ in outcomes})
+        self.expansion.update(len(outcomes), sum(same for _, _, same in outcomes))
+        self.num_rollouts += sum(len(accuracies) for _, accuracies, _ in outcomes)
 
     def _step_batch(
         self, prompts: Sequence[Prompt], completions: list[list[Completion]], advantages: np.ndarray
-    ) -> StepBatch:
+    ) -> tuple[StepBatch, np.ndarray]:
+        """The batch of the kept groups, and which (prompt, rollout) have a part in the loss."""
         padding = self.student.tokenizer.pad_token_id
         sampled = pad_completions([[c.token_ids for c in group] for group in completions], padding, self.args.device)
+        if self.grpo.overlong.mask:
+            truncated = torch.tensor([c.truncated for group in completions for c in group], device=self.args.device)
+            sampled.mask_BC[truncated] = 0
         divisor = torch.tensor(
             normaliser(sampled.mask_BC, self.grpo.loss_per, self.grpo.max_new_tokens), device=self.args.device
         )
+        advantages_B = torch.tensor(advantages.reshape(-1), dtype=torch.float32, device=self.args.device)
+        in_loss_B = sampled.mask_BC.any(-1) & ((advantages_B != 0) | bool(self.grpo.beta))
+        # Every rank makes as many forward passes: an empty micro-batch is filled with rows that add nothing.
+        fillers = in_loss_B.logical_not().nonzero()[:, 0]
+        num_missing = max(0, self.args.gradient_accumulation_steps - int(in_loss_B.sum()))
+        rows = torch.cat([in_loss_B.nonzero()[:, 0], fillers[:num_missing]]).sort().values
         encoded: dict[str, Any] = dict(encode_prompts(self.student, prompts))
         if self.student.features is not None:
             encoded["image_features"] = self.student.features.of([prompt.media_path for prompt in prompts])
-        return StepBatch(
+        batch = StepBatch(
             prompts=encoded,
-            completions=sampled,
-            advantages=torch.tensor(advantages.reshape(-1), dtype=torch.float32, device=self.args.device),
+            completions=Completions(sampled.prompt_B[rows], sampled.token_ids_BC[rows], sampled.mask_BC[rows]),
+            advantages=advantages_B[rows],
             # Gradients are averaged over ranks, so each divides by the mean of what the ranks hold.
             divisor=float(self.accelerator.reduce(divisor, reduction="mean")),
             old_logprobs=[],
         )
+        return batch, in_loss_B.view(len(prompts), -1).cpu().numpy()
 
     def _micro_loss(self, model: nn.Module, batch: StepBatch, rows: slice, *, first_update: bool) -> Tensor:
         completions = batch.completions.rows(rows)
@@ -188,10 +260,13 @@ class GrpoTrainer(StudentTrainer):
             divisor=batch.divisor,
         )
         if not loss.isfinite():
-            raise ValueError(
-                f"grpo: the loss is {float(loss.detach())} after {self.state.global_step} updates; "
-                "lower grpo.optimiser.lr or grpo.optimiser.max_grad_norm"
-            )
+            if self.is_deepspeed_enabled:
+                raise ValueError(
+                    f"grpo: the loss is {float(loss.detach())} after {self.state.global_step} updates; "
+                    "lower grpo.optimiser.lr or grpo.optimiser.max_grad_norm"
+                )
+            self._broken = True
+            return torch.stack([p.flatten()[0] for p in model.parameters() if p.requires_grad]).sum() * 0.0
         sums["entropy"] = (entropies * completions.mask_BC).sum()
         num_tokens = float(sums.pop("tokens"))
         if self.reference is None:
@@ -219,6 +294,7 @@ class GrpoTrainer(StudentTrainer):
         completions: list[list[Completion]],
         scores: list[list[Score]],
         advantages: np.ndarray,
+        trained: np.ndarray,
     ) -> list[dict[str, Any]]:
         """Rows of the ROLLOUTS table."""
         return [
@@ -232,12 +308,29 @@ class GrpoTrainer(StudentTrainer):
                 "reward": scores[p][g].total,
                 "parts": scores[p][g].parts,
                 "advantage": float(advantages[p, g]),
+                "trained": bool(trained[p, g]),
                 "num_tokens": len(completion.token_ids),
                 "truncated": completion.truncated,
             }
             for p, row in enumerate(dialogues)
             for g, completion in enumerate(completions[p])
         ]
+
+
+class _EndAfterRollouts(TrainerCallback):
+    """Ends training with the step that reaches ``grpo.max_rollouts``."""
+
+    def __init__(self, trainer: GrpoTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        grpo, num_rollouts = self._trainer.grpo, self._trainer.num_rollouts
+        reached = grpo.max_rollouts is not None and num_rollouts >= grpo.max_rollouts
+        if reached and state.global_step % grpo.inner_updates == 0:
+            control.should_save = control.should_training_stop = True
+        return control
 
 
 class _Slots(torch.utils.data.Dataset[dict[str, int]]):

@@ -136,6 +136,7 @@ def rollout(number: int = 0, **changes: Any) -> dict[str, Any]:
         "reward": 0.0,
         "parts": [("format", 0.0), ("accuracy", None)],
         "advantage": -0.5,
+        "trained": True,
         "num_tokens": 0,
         "truncated": True,
         **changes,

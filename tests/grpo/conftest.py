@@ -149,14 +149,20 @@ def letters(item: Any) -> float:
     return sum(c.isascii() and c.isalpha() for c in text) / max(1, len(text))
 
 
+def rare(item: Any) -> float:
+    """A reward that random weights seldom earn: 1 for a completion of more letters than three in four."""
+    return float(letters(item) > 0.75)
+
+
 @pytest.fixture
 def letters_reward() -> Iterator[None]:
-    """While a test runs, ``letters`` is in the table of rewards, under its name."""
+    """While a test runs, ``letters`` and ``rare`` are in the table of rewards, under their names."""
     from tasks.rewards.reward import REWARDS, reward
 
     reward("letters", judges="form", source="test", formula="letters / characters")(letters)
+    reward("rare", judges="form", source="test", formula="letters > 3/4 of characters")(rare)
     yield
-    del REWARDS["letters"]
+    del REWARDS["letters"], REWARDS["rare"]
 
 
 @pytest.fixture

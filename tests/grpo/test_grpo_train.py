@@ -29,7 +29,8 @@ from tasks.student.freeze import parameter_digest
 MakeJob = Callable[..., Job]
 FIGURES = {
     "reward", "reward_std", "accuracy", "part_letters", "entropy", "zero_variance_share", "clip_low", "clip_high",
-    "approx_kl", "completion_tokens", "truncated_share", "grad_norm", "learning_rate", "loss", "step",
+    "approx_kl", "all_right_share", "all_wrong_share", "expansion", "num_rollouts", "skipped_updates",
+    "completion_tokens", "truncated_share", "grad_norm", "learning_rate", "loss", "step",
 }  # fmt: skip
 pytestmark = pytest.mark.usefixtures("letters_reward")
 
@@ -246,3 +247,83 @@ def test_difficulty_of_other_dialogues_is_refused(make_job: MakeJob, tmp_path: P
 def test_zero3_is_refused_with_its_cure(make_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match=r"zero2\.json"):
         run(make_job(deepspeed="pipeline_config/deepspeed/zero3.json"))
+
+
+CURRICULUM = {"sampling": {"order": "curriculum", "max_expansion": 4.0}}
+
+
+def test_expansion_rolls_out_more_and_trains_on_the_groups_that_differ(make_job: MakeJob) -> None:
+    # A reward that is mostly 0 or equal: most groups of four have nothing to learn from.
+    job = make_job(steps=12, rubric="rare", batch_size=8, lr=1e-4, **CURRICULUM)
+    run(job)
+    steps, rows = history(job), rollouts(job)
+    assert steps[-1]["expansion"] > steps[0]["expansion"] == 1.0
+    assert max(len([row for row in rows if row["step"] == entry["step"]]) for entry in steps) > 2 * 4
+    assert steps[-1]["num_rollouts"] == len(rows)
+    dropped = 0
+    for entry in steps:
+        groups = [[row for row in rows if row["step"] == entry["step"]][i::4] for i in range(4)]
+        by_prompt = list(zip(*groups, strict=True))
+        assert entry["reward"] == pytest.approx(sum(r["reward"] for g in by_prompt for r in g) / (4 * len(by_prompt)))
+        differ = [len({row["reward"] for row in group}) > 1 for group in by_prompt]
+        assert entry["zero_variance_share"] == pytest.approx(1 - sum(differ) / len(by_prompt)), "over all groups"
+        for group, differs in zip(by_prompt, differ, strict=True):
+            assert len({row["dialogue_id"] for row in group}) == 1
+            assert {row["trained"] for row in group} <= {differs}, "a group is trained on whole, or dropped"
+            dropped += not group[0]["trained"]
+        assert sum(group[0]["trained"] for group in by_prompt) == min(2, sum(differ))
+        assert sum(entry[f"tier_{name}"] for name in ("too_hard", "middle", "too_easy")) == pytest.approx(1)
+    assert dropped
+
+
+def test_an_interrupted_curriculum_goes_on_as_if_nothing_had_been(make_job: MakeJob) -> None:
+    settings = {"rubric": "rare", "steps": 6, "save_steps": 2, "inner_updates": 2, **CURRICULUM}
+    whole, cut = (make_job(name, **settings) for name in ("whole", "cut"))
+    run(whole)
+    with pytest.raises(Interrupted):
+        run(cut, [Interrupt(after_updates=2 * 5 - 1)])
+    run(cut)
+    assert rollouts(cut) == rollouts(whole)
+    assert history(cut) == history(whole)
+    assert all(torch.equal(tensor, weights(cut)[name]) for name, tensor in weights(whole).items())
+
+
+def test_it_ends_with_the_step_that_reaches_its_rollouts(make_job: MakeJob) -> None:
+    job = make_job(steps=9, max_rollouts=17)
+    assert run(job)["steps"] == 3
+    assert len(rollouts(job)) == 24
+    before = weights(job)
+    assert run(job)["steps"] == 3, "started again it has nothing to do"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(job).items())
+
+
+def test_completions_cut_at_the_limit_are_not_trained_on(make_job: MakeJob) -> None:
+    job = make_job(steps=2, max_new_tokens=3, overlong={"mask": True, "penalty_tokens": 2})
+    run(job)
+    rows = rollouts(job)
+    assert any(row["truncated"] for row in rows)
+    assert not any(row["trained"] for row in rows if row["truncated"])
+    assert all(dict(row["parts"])["overlong"] == -1 for row in rows if row["truncated"])
+    for row in rows:
+        parts = dict(row["parts"])
+        assert row["reward"] == pytest.approx(parts["letters"] + parts["overlong"])
+
+
+def test_an_update_that_is_no_number_is_skipped(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tasks.grpo.trainer as module
+
+    real, calls = module.clipped_loss, []
+
+    def sometimes(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        loss, sums = real(*args, **kwargs)
+        return (loss * float("nan") if len(calls) == 2 else loss), sums
+
+    monkeypatch.setattr(module, "clipped_loss", sometimes)
+    job = make_job(steps=3, batch_size=8)
+    run(job)
+    assert [entry["skipped_updates"] for entry in history(job)] == [0, 1, 0]
+    assert all(tensor.isfinite().all() for tensor in weights(job).values())
+    monkeypatch.setattr(module, "clipped_loss", lambda *a, **k: (real(*a, **k)[0] * float("nan"), real(*a, **k)[1]))
+    with pytest.raises(ValueError, match=r"lower grpo\.optimiser\.lr"):
+        run(make_job("hopeless", steps=9, batch_size=8))

@@ -75,6 +75,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "reward": 0.5,
             "parts": [("format", 1.0)],
             "advantage": -0.7,
+            "trained": True,
         }
     ],
     "evaluation": [

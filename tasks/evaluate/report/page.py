@@ -39,6 +39,7 @@ HISTORY = {
     "entropy": "Entropy per token, nats",
     "completion_tokens": "Tokens per completion",
     "zero_variance_share": "Share of groups without variance",
+    "expansion": "Prompts rolled out per prompt trained on",
     "truncated_share": "Share of completions cut short",
 }
 
