@@ -50,8 +50,8 @@ def rollout_figures(
 
     "reward" and "accuracy" per rollout; "reward_std" within a group (ddof 1), what advantages are made of;
     "zero_variance_share" of groups; "all_right_share" and "all_wrong_share" of groups by their accuracy;
-    "completion_tokens" and "truncated_share" per rollout; "part_<name>" the parts of
-    the reward beside accuracy, over the rollouts they apply to.
+    "completion_tokens" and "truncated_share" per rollout; "part_<name>" the parts of the reward beside accuracy, over
+    the rollouts they apply to.
     """
     flat = [s for group in scores for s in group]
     sampled = [c for group in completions for c in group]
