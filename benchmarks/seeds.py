@@ -3,9 +3,9 @@
     python -m benchmarks.seeds --config small --seeds 1 2 3 --json seeds.json --plot seeds.svg
 
 Runs the flow per seed and way of choosing prompts; everything before GRPO comes from the cache after the first. All
-ways have the same number of rollouts. All seeds hold out the same photographs, so the paired bootstrap draws photographs
-once for all seeds: per draw the metric is recomputed for each seed and student, and the difference averaged over the
-seeds. The curves are over all rollouts of a step, those of dropped groups too.
+ways have the same number of rollouts. All seeds hold out the same photographs, so the paired bootstrap draws
+photographs once for all seeds: per draw the metric is recomputed for each seed and student, and the difference averaged
+over the seeds. The curves are over all rollouts of a step, those of dropped groups too.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def stretches(histories: Sequence[History], key: str) -> np.ndarray:
     """Means of a curve over fifths of the rollouts, averaged over the seeds; each step weighs its rollouts."""
     by_seed = []
     for steps in histories:
-        ends = np.array([step["num_rollouts"] for step in steps])
-        weights, values = np.diff(ends, prepend=0), np.array([step[key] for step in steps])
-        fifth = np.minimum(STRETCHES * (ends - weights) // ends[-1], STRETCHES - 1)
-        by_seed.append([np.average(values[fifth == i], weights=weights[fifth == i]) for i in range(STRETCHES)])
+        ends = np.array([0, *(step["num_rollouts"] for step in steps)])
+        sums = np.cumsum([0, *(step[key] * num for step, num in zip(steps, np.diff(ends), strict=True))])
+        edges = np.linspace(0, ends[-1], STRETCHES + 1)
+        by_seed.append(np.diff(np.interp(edges, ends, sums)) / np.diff(edges))
     return np.mean(by_seed, axis=0)
 
 
