@@ -37,7 +37,6 @@ from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.trainer import StudentTrainer
-from tasks.student.vision import KeptFeatures
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -83,8 +82,6 @@ class GrpoTrainer(StudentTrainer):
         self.reference = Reference(student.model) if config.grpo.beta else None
         shared = self.grpo.share_prompt and not config.student.gradient_checkpointing
         self.forward_logprobs = shared_prompt_logprobs if shared else completion_logprobs
-        if self.grpo.share_prompt and not self.train_vision:
-            student.features = KeptFeatures(student)
         self.banned_ids = torch.tensor(banned_token_ids(student))
         self.figures = Figures()
         self._batch: StepBatch | None = None
@@ -154,11 +151,8 @@ class GrpoTrainer(StudentTrainer):
         divisor = torch.tensor(
             normaliser(sampled.mask_BC, self.grpo.loss_per, self.grpo.max_new_tokens), device=self.args.device
         )
-        encoded: dict[str, Any] = dict(encode_prompts(self.student, prompts))
-        if self.student.features is not None:
-            encoded["image_features"] = self.student.features.of([prompt.media_path for prompt in prompts])
         return StepBatch(
-            prompts=encoded,
+            prompts=dict(encode_prompts(self.student, prompts)),
             completions=sampled,
             advantages=torch.tensor(advantages.reshape(-1), dtype=torch.float32, device=self.args.device),
             # Gradients are averaged over ranks, so each divides by the mean of what the ranks hold.
