@@ -230,8 +230,8 @@ class StudentConfig(Section):
     gradient_checkpointing: bool = False
     features_gigabytes: Annotated[float, Field(ge=0)] = Field(
         10.0,
-        description="of pictures' features under a frozen vision tower, kept on disk under the home, the least recently "
-        "used dropped first; 10 hold 1,000 pictures of 1,000 vision tokens of Qwen2.5-VL; 0 = in memory only",
+        description="of features of pictures under a frozen vision tower, kept on disk under the home, the least "
+        "recently used dropped first; 10 hold 1,000 pictures of 1,000 vision tokens of Qwen2.5-VL; 0 = in memory only",
     )
     devices: Count = Field(1, description="processes of the training child; more than one goes through torchrun")
     threads: int = Field(0, description="CPU threads of a child, 0 = all")

@@ -69,7 +69,8 @@ def completion_logprobs(
 
     prompts: a left-padded batch as `encode_prompts` makes it, with pixels or with kept features. network: the student's
     own model, which `model` may wrap for several devices. train_vision: whether anything of the vision tower has
-    gradients, where it is computed from pixels. banned_ids: tokens that sampling never draws; the policy is the distribution over the others.
+    gradients, where it is computed from pixels. banned_ids: tokens that sampling never draws; the policy is the
+    distribution over the others.
     """
     prompt_B, num_tokens = completions.prompt_B, completions.token_ids_BC.shape[1]
     attended_BL = prompts["attention_mask"][prompt_B]
@@ -138,9 +139,7 @@ def shared_prompt_logprobs(
     return token_logprobs(logits_BCV, token_ids_BC, temperature, banned_ids)
 
 
-def _picture_features(
-    prompts: Mapping[str, Any], prompt_B: Tensor, network: Any, train_vision: bool
-) -> dict[str, Any]:
+def _picture_features(prompts: Mapping[str, Any], prompt_B: Tensor, network: Any, train_vision: bool) -> dict[str, Any]:
     """Features of the batch's distinct pictures, each computed once, then one entry per completion."""
     if (kept := prompts.get("mm_encoder_outputs")) is not None:
         return {"image": kept["image"].rows(prompt_B.tolist())}

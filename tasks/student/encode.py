@@ -47,8 +47,8 @@ class Encoded:
 def encode_prompts(student: Student, prompts: Sequence[Prompt]) -> BatchFeature:
     """Left-padded batch on the student's device, generation prompt added.
 
-    Keys: input_ids, attention_mask, mm_token_type_ids (batch, length); image_grid_thw (batch, 3); pixel_values (patches,
-    patch values), or mm_encoder_outputs where `Student.features` are kept: exactly what the model's forward takes.
+    Keys: input_ids, attention_mask, mm_token_type_ids (batch, length); image_grid_thw (batch, 3); pixel_values
+    (patches, patch values), or mm_encoder_outputs where `Student.features` are kept: what the model's forward takes.
     """
     return collate(student, [encode_prompt(student, prompt) for prompt in prompts], padding="left").to(student.device)
 

@@ -7,8 +7,8 @@ the file changes.
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ class Pictures:
 def stamp(path: str) -> tuple[int, ...]:
     """What tells a file from another that took its place; () where there is none."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -8,9 +8,9 @@ precision, parallel wrapper and gradient mode that the forward itself runs in: t
 pixels. Each picture is computed alone, so what is kept does not depend on what stood beside it, and a run that is
 resumed finds, or computes again, the same bytes.
 
-On disk, ``<home>/cache/features/<how>/<picture>.safetensors``: ``picture`` is the digest of the file's bytes, ``how`` of
-all else that shapes them: the blocks' weights (not the merger's) and configuration, the picture processor's settings,
-mixed precision, the kind of device, the libraries' versions. Students whose towers are alike share the files.
+On disk, ``<home>/cache/features/<how>/<picture>.safetensors``: ``picture`` is the digest of the file's bytes, ``how``
+of all else that shapes them: the blocks' weights (not the merger's) and configuration, the picture processor's
+settings, mixed precision, the kind of device, the libraries' versions. Students whose towers are alike share the files.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -104,14 +105,7 @@ class KeptFeatures:
     def _compute(self, tower: Any, picture: Picture) -> Tensor:
         device = self._student.device
         grid_13 = picture.grid_thw.to(device)
-        # autocast would remember the merger's cast weights from here, where they have no gradient.
-        uncached = torch.autocast(
-            device.type,
-            dtype=torch.get_autocast_dtype(device.type),
-            enabled=torch.is_autocast_enabled(device.type),
-            cache_enabled=False,
-        )
-        with torch.no_grad(), uncached:
+        with torch.no_grad():
             output = self._student.model.get_image_features(picture.pixel_values.to(device), grid_13, return_dict=True)
         return _in_raster_order(tower, output.last_hidden_state, grid_13).cpu()
 
@@ -174,7 +168,7 @@ def _tower_digest(tower: Any, image_processor: Any) -> str:
     digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode())
     for name, parameter in _blocks(tower):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -205,7 +199,7 @@ def _content_digest(path: str) -> str:
 @functools.lru_cache(maxsize=2**18)
 def _digest_as_stamped(path: str, _stamp: tuple[int, ...]) -> str:
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()[:ID_DIGITS]
     except OSError as error:
         raise ValueError(f"{path}: no picture can be read there ({error}); ingest it again") from error

@@ -161,7 +161,7 @@ def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[s
 def test_a_tower_that_is_frozen_sees_a_picture_once_and_trains_the_same_student(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share_prompt: bool
 ) -> None:
-    """In rollouts and training of all steps and probes; one that trains, once for a step's rollouts and each forward."""
+    """In rollouts and training of all steps and probes. One that trains: once for the rollouts and each forward."""
     monkeypatch.setenv("DISCERN_HOME", str(tmp_path / "home"))
     seen: list[int] = []
     forward = Tower.forward
