@@ -161,7 +161,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
         },
     )
     args = grpo_arguments(config, folder / "ours", 0, setting.num_prompts)
-    student = load_student(str(folder / "model"), StudentConfig(precision="float32"), train=True)
+    student = load_student(str(folder / "model"), StudentConfig(precision="float32", features_gigabytes=0), train=True)
     freeze(student.model, config.grpo.freeze)
     pictures = make_pictures(folder, setting, steps)
     text = question(

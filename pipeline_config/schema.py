@@ -228,6 +228,11 @@ class StudentConfig(Section):
     lora: LoraConfig | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
+    features_gigabytes: Annotated[float, Field(ge=0)] = Field(
+        10.0,
+        description="of features of pictures under a frozen vision tower, kept on disk under the home, the least "
+        "recently used dropped first; 10 hold 1,000 pictures of 1,000 vision tokens of Qwen2.5-VL; 0 = in memory only",
+    )
     devices: Count = Field(1, description="processes of the training child; more than one goes through torchrun")
     threads: int = Field(0, description="CPU threads of a child, 0 = all")
     shape: ModelShape | None = None
@@ -307,8 +312,7 @@ class GrpoConfig(Section):
     batch_size: Count = Field(32, description="completions per device and forward pass")
     share_prompt: bool = Field(
         False,
-        description="compute each prompt of a batch once for all its completions (not with gradient checkpointing) and "
-        "its picture once for rollouts and training of all steps (where vision and merger are frozen)",
+        description="compute each prompt of a batch once for all its completions (not with gradient checkpointing)",
     )
     clip_low: float = 0.2
     clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from pipeline_config.home import HOME_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the tests' own: students keep features there."""
+    before = os.environ.get(HOME_VARIABLE)
+    folder = tmp_path_factory.mktemp("home")
+    os.environ[HOME_VARIABLE] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ[HOME_VARIABLE]
+    else:
+        os.environ[HOME_VARIABLE] = before
 
 
 def pytest_configure() -> None:

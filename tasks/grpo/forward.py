@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tasks.grpo.objective import token_logprobs
 from tasks.student.generate import rope_positions
@@ -68,9 +67,10 @@ def completion_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs (with gradient) and entropies (without) of the completions' tokens, both (B, C).
 
-    prompts: a left-padded batch as `encode_prompts` makes it; ``image_features``, one tensor per prompt, take the place
-    of the vision tower. network: the student's own model, which `model` may wrap
-    for several devices. banned_ids: tokens that sampling never draws; the policy is the distribution over the others.
+    prompts: a left-padded batch as `encode_prompts` makes it, with pixels or with kept features. network: the student's
+    own model, which `model` may wrap for several devices. train_vision: whether anything of the vision tower has
+    gradients, where it is computed from pixels. banned_ids: tokens that sampling never draws; the policy is the
+    distribution over the others.
     """
     prompt_B, num_tokens = completions.prompt_B, completions.token_ids_BC.shape[1]
     attended_BL = prompts["attention_mask"][prompt_B]
@@ -139,12 +139,10 @@ def shared_prompt_logprobs(
     return token_logprobs(logits_BCV, token_ids_BC, temperature, banned_ids)
 
 
-def _picture_features(
-    prompts: Mapping[str, Any], prompt_B: Tensor, network: Any, train_vision: bool
-) -> dict[str, BaseModelOutputWithPooling]:
+def _picture_features(prompts: Mapping[str, Any], prompt_B: Tensor, network: Any, train_vision: bool) -> dict[str, Any]:
     """Features of the batch's distinct pictures, each computed once, then one entry per completion."""
-    if (kept := prompts.get("image_features")) is not None:
-        return as_encoder_outputs([kept[p] for p in prompt_B.tolist()])
+    if (kept := prompts.get("mm_encoder_outputs")) is not None:
+        return {"image": kept["image"].rows(prompt_B.tolist())}
     grid_P3 = prompts["image_grid_thw"]
     patches = prompts["pixel_values"].split(grid_P3.prod(-1).tolist())
     distinct, place_B = torch.unique(prompt_B, return_inverse=True)

@@ -41,7 +41,6 @@ from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.trainer import StudentTrainer
-from tasks.student.vision import KeptFeatures
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -91,8 +90,6 @@ class GrpoTrainer(StudentTrainer):
         self.reference = Reference(student.model) if config.grpo.beta else None
         shared = self.grpo.share_prompt and not config.student.gradient_checkpointing
         self.forward_logprobs = shared_prompt_logprobs if shared else completion_logprobs
-        if self.grpo.share_prompt and not self.train_vision:
-            student.features = KeptFeatures(student)
         self.banned_ids = torch.tensor(banned_token_ids(student))
         self.figures = Figures()
         self._batch: StepBatch | None = None
@@ -225,11 +222,8 @@ class GrpoTrainer(StudentTrainer):
         fillers = in_loss_B.logical_not().nonzero()[:, 0]
         num_missing = max(0, self.args.gradient_accumulation_steps - int(in_loss_B.sum()))
         rows = torch.cat([in_loss_B.nonzero()[:, 0], fillers[:num_missing]]).sort().values
-        encoded: dict[str, Any] = dict(encode_prompts(self.student, prompts))
-        if self.student.features is not None:
-            encoded["image_features"] = self.student.features.of([prompt.media_path for prompt in prompts])
         batch = StepBatch(
-            prompts=encoded,
+            prompts=dict(encode_prompts(self.student, prompts)),
             completions=Completions(sampled.prompt_B[rows], sampled.token_ids_BC[rows], sampled.mask_BC[rows]),
             advantages=advantages_B[rows],
             # Gradients are averaged over ranks, so each divides by the mean of what the ranks hold.

@@ -34,7 +34,8 @@ class StudentModel(PythonModel):
         from pipeline_config.schema import StudentConfig
         from tasks.student.checkpoint import load_student
 
-        settings = StudentConfig(**context.model_config["student"])
+        # Served pictures are strangers': nothing of them stays on disk.
+        settings = StudentConfig(**{**context.model_config["student"], "features_gigabytes": 0})
         self.student = load_student(context.artifacts["checkpoint"], settings)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[str]:

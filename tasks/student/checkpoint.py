@@ -19,10 +19,12 @@ import torch
 from safetensors import SafetensorError
 
 import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+from pipeline_config.home import home
 from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
 from tasks.student.location import BUILTIN, resolve_model
 from tasks.student.pictures import Pictures
+from tasks.student.tensor_files import TensorFiles
 from tasks.student.vision import KeptFeatures
 
 __all__ = ["Student", "load_student", "replace_folder", "resolve_model", "save_student"]
@@ -41,7 +43,7 @@ _LORA_WHOLE = ["visual"]
 class Student:
     """A model, its processor, and the convention in which it reads and writes boxes.
 
-    features: kept where the vision tower is frozen and that is wanted; None where every use computes them.
+    kept_features: of its pictures, where the vision tower is frozen; set by `load_student`.
     """
 
     model: Any = field(repr=False)
@@ -49,7 +51,7 @@ class Student:
     boxes: Convention
     base: str | None = None  # of LoRA adapters
     pictures: Pictures = field(init=False, repr=False)
-    features: KeptFeatures | None = field(init=False, repr=False, default=None)
+    kept_features: KeptFeatures | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.pictures = Pictures(self.processor.image_processor)
@@ -57,6 +59,11 @@ class Student:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def features(self) -> KeptFeatures | None:
+        """What every use of the student takes pictures' features from; None where it has to compute them: see there."""
+        return self.kept_features if self.kept_features and self.kept_features.can_be_kept() else None
 
     @property
     def tokenizer(self) -> Any:
@@ -90,7 +97,11 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     processor = _load_processor(source, config)
     boxes = note.get("boxes", BOXES_OF_FAMILY[family]) if config.boxes == "auto" else config.boxes
     _place(network, train)
-    return Student(network, processor, boxes, base if adapters or (train and config.lora) else None)
+    student = Student(network, processor, boxes, base if adapters or (train and config.lora) else None)
+    most_bytes = round(config.features_gigabytes * 1e9)
+    files = TensorFiles(home() / "cache" / "features", most_bytes) if most_bytes else None
+    student.kept_features = KeptFeatures(student, files)
+    return student
 
 
 def save_student(student: Student, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:

@@ -47,8 +47,8 @@ class Encoded:
 def encode_prompts(student: Student, prompts: Sequence[Prompt]) -> BatchFeature:
     """Left-padded batch on the student's device, generation prompt added.
 
-    Keys: input_ids, attention_mask, mm_token_type_ids (batch, length); pixel_values (patches, patch values),
-    image_grid_thw (batch, 3): exactly what the model's forward takes.
+    Keys: input_ids, attention_mask, mm_token_type_ids (batch, length); image_grid_thw (batch, 3); pixel_values
+    (patches, patch values), or mm_encoder_outputs where `Student.features` are kept: what the model's forward takes.
     """
     return collate(student, [encode_prompt(student, prompt) for prompt in prompts], padding="left").to(student.device)
 
@@ -114,14 +114,19 @@ def collate(student: Student, encoded: Sequence[Encoded], padding: Literal["left
         start = length - len(item.token_ids) if padding == "left" else 0
         input_ids[row, start : start + len(item.token_ids)] = torch.tensor(item.token_ids)
         attention_mask[row, start : start + len(item.token_ids)] = 1
-    pictures = [student.pictures.of(item.media_path) for item in encoded]
+    paths = [item.media_path for item in encoded]
+    features = student.features
     return BatchFeature(
         {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "mm_token_type_ids": (input_ids == student.processor.image_token_id).long(),
-            "pixel_values": torch.cat([picture.pixel_values for picture in pictures]),
-            "image_grid_thw": torch.cat([picture.grid_thw for picture in pictures]),
+            "image_grid_thw": torch.cat([student.pictures.grid_thw(path) for path in paths]),
+            **(
+                {"pixel_values": torch.cat([student.pictures.of(path).pixel_values for path in paths])}
+                if features is None
+                else {"mm_encoder_outputs": features.outputs(paths)}
+            ),
         }
     )
 

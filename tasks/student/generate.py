@@ -19,7 +19,6 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from tasks.student.boxes import convert_text
 from tasks.student.encode import END_OF_TURN, Encoded, Prompt, collate, encode_prompt
-from tasks.student.vision import as_encoder_outputs
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -128,9 +127,6 @@ def _batches(encoded: Sequence[Encoded], num_rollouts: int, batch_size: int) -> 
 def _generate_batch(student: Student, encoded: Sequence[Encoded], repeats: int, sampling: _Sampling) -> list[list[int]]:
     """Token ids of ``repeats`` completions of each prompt, prompt by prompt."""
     batch = collate(student, encoded, padding="left").to(student.device)
-    if student.features is not None:
-        del batch["pixel_values"]
-        batch["mm_encoder_outputs"] = as_encoder_outputs(student.features.of([item.media_path for item in encoded]))
     positions, deltas = rope_positions(student.model, batch)
     cache = Cache(layer_class_to_replicate=_RoomyLayer)
     output = student.model(**batch, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,12 +1,14 @@
 """Pictures as the student's vision tower takes them: through the model's own image processor, kept while in use.
 
-Several dialogues of a dataset show the same picture; what the processor made of it is kept, up to a byte limit.
+Several dialogues of a dataset show the same picture; what the processor made of it is kept, up to a byte limit, until
+the file changes.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,15 +34,25 @@ class Pictures:
     def __init__(self, image_processor: Any, kept_bytes: int = KEPT_BYTES) -> None:
         self._processor = image_processor
         self._kept: Kept[Picture] = Kept(kept_bytes)
-        self.resized_size = functools.lru_cache(maxsize=2**18)(self._resized_size)
+        self._size_as_stamped = functools.lru_cache(maxsize=2**18)(self._resized_size)
 
     def of(self, path: str) -> Picture:
         """The processed picture. Raises ValueError naming a file that cannot be decoded."""
-        picture = self._kept.get(path)
+        key = f"{path} {stamp(path)}"
+        picture = self._kept.get(key)
         if picture is None:
-            picture = self._process(path)
-            self._kept.put(path, picture, picture.pixel_values.nbytes)
+            picture = self.process(path)
+            self._kept.put(key, picture, picture.pixel_values.nbytes)
         return picture
+
+    def resized_size(self, path: str) -> tuple[int, int]:
+        """(width, height) in pixels after the processor's resize, from the file's header alone."""
+        return self._size_as_stamped(path, stamp(path))
+
+    def grid_thw(self, path: str) -> torch.Tensor:
+        """(1, 3): frames, rows and columns of patches, from the file's header alone."""
+        width, height = self.resized_size(path)
+        return torch.tensor([[1, height // self._processor.patch_size, width // self._processor.patch_size]])
 
     def num_tokens(self, path: str) -> int:
         """Vision tokens the picture takes in a prompt, from its header alone."""
@@ -48,8 +60,7 @@ class Pictures:
         side = self._processor.patch_size * self._processor.merge_size
         return (width // side) * (height // side)
 
-    def _resized_size(self, path: str) -> tuple[int, int]:
-        """(width, height) in pixels after the processor's resize, from the file's header alone."""
+    def _resized_size(self, path: str, _stamp: tuple[int, ...]) -> tuple[int, int]:
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         with _open(path) as image:
@@ -64,7 +75,8 @@ class Pictures:
         )
         return resized_width, resized_height
 
-    def _process(self, path: str) -> Picture:
+    def process(self, path: str) -> Picture:
+        """As `of`, but not kept."""
         with _open(path) as image:
             try:
                 rgb = image.convert("RGB")
@@ -75,6 +87,15 @@ class Pictures:
         rows, columns = grid_thw[0, 1:].tolist()
         patch = self._processor.patch_size
         return Picture(processed["pixel_values"], grid_thw, columns * patch, rows * patch)
+
+
+def stamp(path: str) -> tuple[int, ...]:
+    """What tells a file from another that took its place; () where there is none."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _open(path: str) -> Any:

@@ -14,10 +14,11 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 # isort: split
 import torch
 
-from pipeline_config.schema import StudentConfig
+from pipeline_config.schema import FreezeConfig, StudentConfig
 from tasks.grpo.forward import Completions, completion_logprobs, pad_completions, shared_prompt_logprobs
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.encode import Prompt, encode_prompts
+from tasks.student.freeze import freeze
 from tasks.student.generate import banned_token_ids
 
 TEMPERATURE = 0.8
@@ -134,3 +135,31 @@ def test_completions_pad_behind_and_keep_their_prompt() -> None:
     assert completions.token_ids_BC.tolist() == [[5, 6, 7], [8, 0, 0], [9, 10, 0], [11, 0, 0]]
     assert completions.mask_BC.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]]
     assert completions.prompt_B.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("merger", [False, True], ids=["merger", "frozen merger"])
+def test_kept_features_give_the_plain_gradients(sampled: Any, forward: Any, student_folder: Path, merger: bool) -> None:
+    """The merger, where it trains, gets its gradients from every completion; the tower does not run again."""
+    _, prompts, groups, completions = sampled
+    student = load_student(str(student_folder), StudentConfig(), train=True)
+    freeze(student.model, FreezeConfig(vision=True, merger=merger))
+    encoded = encode_prompts(student, prompts)
+    assert "pixel_values" not in encoded
+    logprobs, _ = logprobs_of(forward, student, encoded, completions)
+    (logprobs * completions.mask_BC).sum().backward()
+    ours = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
+    seen: list[Any] = []
+    handle = student.model.model.visual.register_forward_hook(lambda *call: seen.append(call))
+    logprobs_of(forward, student, encode_prompts(student, prompts), completions.rows(slice(0, 5)))
+    handle.remove()
+    assert not seen
+    student.model.zero_grad()
+    student.kept_features = None
+    for p, group in enumerate(groups):
+        for token_ids in group:
+            plain_logprobs(student, prompts[p], token_ids).sum().backward()
+    theirs = {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
+    assert ours.keys() == theirs.keys()
+    assert any("merger" in name for name in ours) != merger
+    for name in ours:
+        assert (ours[name] - theirs[name]).norm() <= 1e-5 * theirs[name].norm() + 1e-7, name

@@ -17,13 +17,14 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
 
 from data_contracts.check import ContractError
 from data_contracts.records import ROLLOUTS
 from pipeline_config.schema import ConfigError, StudentConfig
 from tasks.grpo.train import run
 from tasks.launcher.job import Job
-from tasks.student.checkpoint import load_student
+from tasks.student.checkpoint import Student, load_student
 from tasks.student.freeze import parameter_digest
 
 MakeJob = Callable[..., Job]
@@ -136,7 +137,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
 @pytest.mark.parametrize("merger", [False, True])
 def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[str, Any] | None, merger: bool) -> None:
     student = {"precision": "float32", **({"lora": lora} if lora else {})}
-    frozen = {"vision": True, "merger": merger}  # with the merger frozen too, pictures are computed once
+    frozen = {"vision": True, "merger": merger}
     settings = {
         "config_student": student,
         "freeze": frozen,
@@ -155,6 +156,42 @@ def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[s
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
     assert rollouts(shared) == rollouts(repeated)
+
+
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_a_tower_that_is_frozen_sees_a_picture_once_and_trains_the_same_student(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share_prompt: bool
+) -> None:
+    """In rollouts and training of all steps and probes. One that trains: once for the rollouts and each forward."""
+    monkeypatch.setenv("DISCERN_HOME", str(tmp_path / "home"))
+    seen: list[int] = []
+    forward = Tower.forward
+
+    def counting(self: Any, hidden_states: torch.Tensor, grid_thw: torch.Tensor, **settings: Any) -> Any:
+        seen.append(len(grid_thw))
+        return forward(self, hidden_states, grid_thw=grid_thw, **settings)
+
+    monkeypatch.setattr(Tower, "forward", counting)
+    settings = {
+        **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 8, "lr": 1e-3},
+        **{"beta": 0.02, "share_prompt": share_prompt, "probe_prompts": 2},
+    }
+    kept, plain, trained = (
+        make_job(name, freeze={"vision": name != "trained"}, **settings) for name in ("kept", "plain", "trained")
+    )
+    run(kept)
+    assert seen == [1] * 12, "twelve pictures"
+    seen.clear()
+    run(trained)
+    assert sum(seen) == 2 * 2 + 3 * 4 * 3, "probes; rollouts, reference and policy"
+    monkeypatch.setattr(Student, "features", None)
+    run(plain)
+    theirs, ours = weights(plain), weights(kept)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    assert rollouts(kept) == rollouts(plain)
+    start = load_file(Path(kept.inputs["student"]) / "model.safetensors")
+    assert not all(torch.equal(tensor, ours[name]) for name, tensor in start.items() if "merger" in name)
 
 
 def test_lora_trains_adapters_against_its_own_start_and_resumes(make_job: MakeJob, student_folder: Path) -> None:

@@ -81,22 +81,35 @@ def test_the_parent_hears_progress_and_user_errors(make_job: MakeJob) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("deepspeed", "lora"),
-    [(None, None), (ZERO[2], {"r": 4, "alpha": 8, "dropout": 0.0}), (ZERO[3], None)],
-    ids=["ddp", "zero2-lora", "zero3"],
+    ("deepspeed", "lora", "frozen"),
+    [
+        (None, None, False),
+        (None, None, True),
+        (ZERO[2], {"r": 4, "alpha": 8, "dropout": 0.0}, True),
+        (ZERO[3], None, True),
+    ],
+    ids=["ddp", "ddp-frozen", "zero2-lora-frozen", "zero3-frozen"],
 )
-def test_two_processes(deepspeed: str | None, lora: dict[str, float] | None, make_job: MakeJob) -> None:
-    """Two processes take the steps of one that accumulates two batches, and resume as it does."""
+def test_two_processes(
+    deepspeed: str | None, lora: dict[str, float] | None, frozen: bool, make_job: MakeJob, tmp_path: Path
+) -> None:
+    """Two processes take the steps of one that accumulates two batches, and resume as it does.
+
+    frozen: the tower, whose features are kept, but not under ZeRO-3.
+    """
     from tasks.student.checkpoint import load_student
 
-    settings = {"batch_size": 7, "epochs": 4, "save_steps": 3, "lr": 1e-3}
+    settings = {"batch_size": 7, "epochs": 4, "save_steps": 3, "lr": 1e-3, "freeze": {"vision": frozen}}
     job = make_job("two", student={"devices": 2, "lora": lora}, deepspeed=deepspeed, **settings)
-    facts = run_child("tasks.sft.train", job.to_dict(), job.folder, devices=2, env={"OMP_NUM_THREADS": "1"})
+    environment = {"OMP_NUM_THREADS": "1", "DISCERN_HOME": str(tmp_path / "home")}
+    facts = run_child("tasks.sft.train", job.to_dict(), job.folder, devices=2, env=environment)
+    files = list((tmp_path / "home" / "cache" / "features").glob("*/*"))
+    assert len(files) == (7 if frozen and deepspeed != ZERO[3] else 0), "one a picture"
     assert facts["steps"] == 4
     assert math.isfinite(facts["loss"])
     assert (job.folder / "checkpoints" / "checkpoint-3" / "complete.json").is_file()
     before = weights(job)
-    again = run_child("tasks.sft.train", job.to_dict(), job.folder, devices=2, env={"OMP_NUM_THREADS": "1"})
+    again = run_child("tasks.sft.train", job.to_dict(), job.folder, devices=2, env=environment)
     assert again["resumed_at"] == 3
     assert all(torch.equal(weight, before[name]) for name, weight in weights(job).items())
     single = make_job("one", student={"lora": lora}, accumulate=2, **settings)

@@ -43,9 +43,12 @@ def test_the_processor_does_not_resample(side: int, picture: Picture) -> None:
     torch.testing.assert_close(first_patch, ((raw - mean) / std)[:, :14, :14], atol=1e-5, rtol=0)
 
 
-def test_a_prompt_is_what_the_processor_makes_of_it(student: Student, picture: Picture) -> None:
+def test_a_prompt_is_what_the_processor_makes_of_it(
+    student: Student, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import Image
 
+    monkeypatch.setattr(student, "kept_features", None)
     path = picture(140, 84)
     ours = encode_prompts(student, [Prompt("Which?", path)])
     text = student.processor.apply_chat_template(

@@ -106,6 +106,7 @@ def test_more_rollouts_than_the_batch(student: Student, picture: Picture) -> Non
 def test_the_picture_is_computed_once_for_its_rollouts(
     student: Student, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(student, "kept_features", None)
     patches: list[int] = []
     visual = student.model.model.visual
     forward = visual.forward
