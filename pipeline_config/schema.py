@@ -281,7 +281,8 @@ class GrpoConfig(Section):
     batch_size: Count = Field(32, description="completions per device and forward pass")
     share_prompt: bool = Field(
         False,
-        description="compute each prompt of a batch once for all its completions (not with gradient checkpointing) and "
+        description="compute each prompt of a batch once for all its completions (flash_attention_2 under gradient "
+        "checkpointing or ZeRO-3 repeats it) and "
         "its picture once for rollouts and training of all steps (where vision and merger are frozen)",
     )
     clip_low: float = 0.2

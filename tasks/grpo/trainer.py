@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainingArguments
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
 from tasks.grpo.figures import Figures, rollout_figures
-from tasks.grpo.forward import Completions, completion_logprobs, pad_completions, shared_prompt_logprobs
+from tasks.grpo.forward import Completions, pad_completions, training_forward
 from tasks.grpo.objective import clipped_loss, normaliser
 from tasks.grpo.reference import Reference
 from tasks.grpo.rollouts import rollout_id, write_part
@@ -81,8 +81,7 @@ class GrpoTrainer(StudentTrainer):
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
-        shared = self.grpo.share_prompt and not config.student.gradient_checkpointing
-        self.forward_logprobs = shared_prompt_logprobs if shared else completion_logprobs
+        self.forward_logprobs = training_forward(config)
         if self.grpo.share_prompt and not self.train_vision:
             student.features = KeptFeatures(student)
         self.banned_ids = torch.tensor(banned_token_ids(student))
