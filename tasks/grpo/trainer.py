@@ -38,6 +38,7 @@ from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.trainer import StudentTrainer
 from tasks.student.vision import KeptFeatures
+from tasks.student.zero import whole_weights
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -109,7 +110,8 @@ class GrpoTrainer(StudentTrainer):
         """Loss of the next micro-batch. ``inputs`` are empty slots: the data are this policy's own rollouts."""
         step, update = divmod(self.state.global_step, self.grpo.inner_updates)
         if update == 0 and self._micro == 0:
-            self._batch = self._roll_out(step + 1)
+            with whole_weights(self.student.model, self.deepspeed):
+                self._batch = self._roll_out(step + 1)
         assert self._batch is not None, "an update follows its step's rollouts"
         size = self.grpo.batch_size
         rows = slice(self._micro * size, (self._micro + 1) * size)
