@@ -37,6 +37,11 @@ def zero_stage(path: Path | None) -> int:
     return int(json.loads(find_deepspeed(path).read_text()).get("zero_optimization", {}).get("stage", 0))
 
 
+def sharded_parameters(model: Any) -> list[Any]:
+    """The parameters of which ZeRO-3 leaves each rank a part."""
+    return [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+
+
 @contextlib.contextmanager
 def whole_weights(model: Any, engine: Any = None) -> Iterator[None]:
     """Inside, every rank holds ``model``'s weights whole and may call it as often as it likes, without gradients.
@@ -49,7 +54,7 @@ def whole_weights(model: Any, engine: Any = None) -> Iterator[None]:
     engine: DeepSpeed's, where one holds the model. The idea is `unwrap_model_for_generation` of TRL, which registers the
     hooks anew each time and so throws away the order of prefetching that DeepSpeed has learnt.
     """
-    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    sharded = sharded_parameters(model)
     if not sharded:
         yield
         return
