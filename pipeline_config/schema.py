@@ -296,7 +296,9 @@ class GrpoConfig(Section):
     probe_prompts: Annotated[int, Field(ge=0)] = Field(64, description="fixed training prompts scored before and after")
     probe_rollouts: Count = 4
     save_steps: Count = 10
-    deepspeed: Path | None = None
+    deepspeed: Path | None = Field(
+        None, description="with ZeRO-3 the weights are gathered whole on each device for the rollouts of each step"
+    )
 
 
 # --------------------------------------------------------------------------------------------- rewards, evaluation

@@ -51,8 +51,8 @@ def whole_weights(model: Any, engine: Any = None) -> Iterator[None]:
     costs one all-gather of the model and, meanwhile, room for the whole of it on each device, beside its shard. What is
     written to the weights inside is lost. Does nothing where the weights are whole already.
 
-    engine: DeepSpeed's, where one holds the model. The idea is `unwrap_model_for_generation` of TRL, which registers the
-    hooks anew each time and so throws away the order of prefetching that DeepSpeed has learnt.
+    engine: DeepSpeed's, where one holds the model. The idea is `unwrap_model_for_generation` of TRL, which registers
+    the hooks anew each time and so throws away the order of prefetching that DeepSpeed has learnt.
     """
     sharded = sharded_parameters(model)
     if not sharded:
