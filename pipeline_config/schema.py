@@ -312,7 +312,8 @@ class GrpoConfig(Section):
     batch_size: Count = Field(32, description="completions per device and forward pass")
     share_prompt: bool = Field(
         False,
-        description="compute each prompt of a batch once for all its completions (not with gradient checkpointing)",
+        description="compute each prompt of a batch once for all its completions (flash_attention_2 under gradient "
+        "checkpointing or ZeRO-3 repeats it)",
     )
     clip_low: float = 0.2
     clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")
@@ -330,7 +331,9 @@ class GrpoConfig(Section):
     probe_prompts: Annotated[int, Field(ge=0)] = Field(64, description="fixed training prompts scored before and after")
     probe_rollouts: Count = 4
     save_steps: Count = 10
-    deepspeed: Path | None = None
+    deepspeed: Path | None = Field(
+        None, description="with ZeRO-3 the weights are gathered whole on each device for the rollouts of each step"
+    )
 
 
 # --------------------------------------------------------------------------------------------- rewards, evaluation

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from pipeline_config.home import HOME_VARIABLE
+from pipeline_config.schema import CONFIG_FOLDER
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,3 +36,21 @@ def pytest_configure() -> None:
     settings.register_profile("repeatable", derandomize=True)
     settings.load_profile("repeatable")
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def zero_file(tmp_path: Path) -> Callable[[int], str]:
+    """zero_file(stage) -> the shipped DeepSpeed file, except that ZeRO-3 shards small weights too.
+
+    It keeps what has fewer than 100,000 elements whole, which a test's student has throughout.
+    """
+
+    def write(stage: int) -> str:
+        tree = json.loads((CONFIG_FOLDER / "deepspeed" / f"zero{stage}.json").read_text())
+        if stage == 3:
+            tree["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        path = tmp_path / f"zero{stage}.json"
+        path.write_text(json.dumps(tree))
+        return str(path)
+
+    return write

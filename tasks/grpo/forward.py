@@ -1,11 +1,17 @@
 """Log-probs of sampled completions under the present weights: the training forward.
 
 Each prompt's picture goes through the vision tower once, however many of its completions stand in the batch; logits
-are computed for the completions' tokens only. `shared_prompt_logprobs` sends the prompt's tokens through the language
-model once, too: its completions attend to its keys and values, through which their gradients flow. It needs the cache,
-so under gradient checkpointing `completion_logprobs` repeats the prompt instead; both give the same.
+are computed for the completions' tokens only. Three forwards give the same log-probs and gradients, and
+`training_forward` says which is taken where:
 
-Shape suffixes: P prompts, B completions, L prompt tokens, C completion tokens, V vocabulary.
+    completion_logprobs     a row per completion, its prompt repeated
+    shared_prompt_logprobs  prompts first, a row each; completions attend to their keys and values in a cache
+    packed_logprobs         a row per prompt with its completions one after another, under a mask that parts them
+
+The two that compute a prompt once are ours.
+
+Shape suffixes: P distinct prompts, B completions, G completions of a prompt in the batch at most, L prompt tokens, C
+completion tokens, K completion tokens of a row, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 
 # isort: split
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +28,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from pipeline_config.schema import PipelineConfig
 from tasks.grpo.objective import token_logprobs
 from tasks.student.generate import rope_positions
 from tasks.student.vision import as_encoder_outputs
+from tasks.student.zero import zero_stage
+
+LogprobsForward = Callable[..., tuple[Tensor, Tensor]]
+# Owners of tokens in `packed_logprobs`, beside the completions' numbers.
+_PROMPT, _PADDING = -1, -2
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,22 @@ def pad_completions(token_ids: list[list[list[int]]], padding: int, device: torc
     mask_BC = (torch.arange(padded_BC.shape[1]) < lengths.unsqueeze(1)).long()
     prompt_B = torch.tensor([p for p, group in enumerate(token_ids) for _ in group])
     return Completions(prompt_B.to(device), padded_BC.to(device), mask_BC.to(device))
+
+
+def training_forward(config: PipelineConfig) -> LogprobsForward:
+    """The forward that ``config.grpo`` and ``config.student`` ask for and allow."""
+    student = config.student
+    if not config.grpo.share_prompt:
+        return completion_logprobs
+    one_call = student.gradient_checkpointing or zero_stage(config.grpo.deepspeed) == 3
+    if not one_call:
+        # The cheapest: no attention from one completion to another is computed, and the mask stays small.
+        return shared_prompt_logprobs
+    # Gradient checkpointing switches the cache off. ZeRO-3 gathers weights in every call, so all ranks must make the
+    # same number, while the cache's second call is left out where every completion is one token long.
+    if student.attention == "flash_attention_2":
+        return completion_logprobs  # its kernels know causal masks and padding, no mask of ours
+    return packed_logprobs
 
 
 def completion_logprobs(
@@ -100,7 +128,102 @@ def shared_prompt_logprobs(
     temperature: float,
     banned_ids: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """As `completion_logprobs`, each distinct prompt of the batch computed once."""
+    """As `completion_logprobs`, each distinct prompt of the batch computed once, its gradients through a cache."""
+    shared = _distinct_prompts(prompts, completions, network)
+    place_B, attended_PL = shared.place_B, shared.batch["attention_mask"]
+    cache = DynamicCache()
+    prefilled = model(
+        **shared.batch,
+        position_ids=shared.positions_3PL,
+        mm_encoder_outputs=_picture_features(prompts, shared.distinct_P, network, train_vision),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits_BCV = prefilled.logits[place_B, -1:]
+    token_ids_BC = completions.token_ids_BC
+    if token_ids_BC.shape[1] > 1:  # the last token is foretold, it foretells nothing
+        cache.batch_select_indices(place_B)
+        mask_BC = completions.mask_BC[:, :-1].to(attended_PL.dtype)
+        completed = model(
+            input_ids=token_ids_BC[:, :-1],
+            attention_mask=torch.cat([attended_PL[place_B], mask_BC], dim=1),
+            position_ids=shared.positions_BC[:, :-1].expand(3, -1, -1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits_BCV = torch.cat([logits_BCV, completed.logits], dim=1)
+    return token_logprobs(logits_BCV, token_ids_BC, temperature, banned_ids)
+
+
+def packed_logprobs(
+    model: Any,
+    prompts: Mapping[str, Any],
+    completions: Completions,
+    *,
+    network: Any,
+    train_vision: bool,
+    temperature: float,
+    banned_ids: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `completion_logprobs`, in one call without a cache: each distinct prompt once, its completions behind it.
+
+    Attention costs a row's length squared, and its mask a byte (sdpa) or a float (eager) for each pair of a row's
+    tokens: it pays where the prompt is long beside the completions. Not for flash_attention_2, which takes no such
+    mask.
+    """
+    shared = _distinct_prompts(prompts, completions, network)
+    place_B, num_prompt = shared.place_B, shared.batch["input_ids"].shape[1]
+    num_rows, num_tokens = len(shared.distinct_P), completions.token_ids_BC.shape[1]
+    # The last token is foretold, it foretells nothing.
+    fed_BC = completions.mask_BC[:, 1:].bool()
+    earlier_BB = (place_B.unsqueeze(1) == place_B).tril(-1).long()
+    start_B1 = (earlier_BB @ fed_BC.sum(1, keepdim=True)) + num_prompt
+    slot_BC = start_B1 + torch.arange(num_tokens - 1, device=place_B.device)
+    row = place_B.unsqueeze(1).expand_as(fed_BC)[fed_BC]
+    length = max(num_prompt, int((start_B1 + fed_BC.sum(1, keepdim=True)).max()))
+    attended_PL = shared.batch["attention_mask"].bool()
+
+    def packed(prompt: Tensor, completion_BC: Tensor, padding: int) -> Tensor:
+        """(..., P, T) from (..., P, L) and the same of the completions' tokens."""
+        whole = torch.nn.functional.pad(prompt, (0, length - num_prompt), value=padding)
+        whole[..., row, slot_BC[fed_BC]] = completion_BC[fed_BC].to(whole.dtype)
+        return whole
+
+    number_BC = torch.arange(len(completions), device=place_B.device).unsqueeze(1).expand_as(fed_BC)
+    owner_PT = packed(torch.where(attended_PL, _PROMPT, _PADDING), number_BC, _PADDING)
+    visible_PTT = (owner_PT.unsqueeze(2) == owner_PT.unsqueeze(1)) | (owner_PT == _PROMPT).unsqueeze(1)
+    rank_B = earlier_BB.sum(1)
+    most = int(rank_B.max()) + 1
+    last = num_prompt - 1  # it foretells each completion's first token
+    foretelling_BC = torch.nn.functional.pad(slot_BC.where(fed_BC, last), (1, 0), value=last)
+    kept_PGC = foretelling_BC.new_full((num_rows, most, num_tokens), last)
+    kept_PGC[place_B, rank_B] = foretelling_BC
+    logits_PKV = model(
+        input_ids=packed(shared.batch["input_ids"], completions.token_ids_BC[:, :-1], 0),
+        attention_mask=_attention_mask(network, visible_PTT.tril()),
+        position_ids=packed(shared.positions_3PL, shared.positions_BC[:, :-1], 0),
+        mm_encoder_outputs=_picture_features(prompts, shared.distinct_P, network, train_vision),
+        logits_to_keep=kept_PGC.flatten(1),
+        use_cache=False,
+    ).logits
+    logits = logits_PKV.unflatten(1, (most, num_tokens)).flatten(0, 1).unbind()
+    rows = [logits[i] for i in (place_B * most + rank_B).tolist()]  # views: logits are the largest tensor of a step
+    return token_logprobs(rows, completions.token_ids_BC, temperature, banned_ids)
+
+
+@dataclass(frozen=True)
+class _DistinctPrompts:
+    """A batch's prompts, each once, common padding cut. place_B: each completion's row; positions: M-RoPE's."""
+
+    distinct_P: Tensor
+    place_B: Tensor
+    batch: dict[str, Tensor]
+    positions_3PL: Tensor
+    positions_BC: Tensor
+
+
+def _distinct_prompts(prompts: Mapping[str, Any], completions: Completions, network: Any) -> _DistinctPrompts:
     distinct_P, place_B = torch.unique(completions.prompt_B, return_inverse=True)
     attended_PL = prompts["attention_mask"][distinct_P]
     start = int(attended_PL.any(0).long().argmax())
@@ -112,31 +235,18 @@ def shared_prompt_logprobs(
         "image_grid_thw": prompts["image_grid_thw"][distinct_P],
     }
     positions_3PL, deltas_P1 = rope_positions(network, batch)
-    cache = DynamicCache()
-    prefilled = model(
-        **batch,
-        position_ids=positions_3PL,
-        mm_encoder_outputs=_picture_features(prompts, distinct_P, network, train_vision),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits_BCV = prefilled.logits[place_B, -1:]
-    token_ids_BC = completions.token_ids_BC
-    if token_ids_BC.shape[1] > 1:  # the last token is foretold, it foretells nothing
-        cache.batch_select_indices(place_B)
-        mask_BC = completions.mask_BC[:, :-1].to(attended_PL.dtype)
-        first_B1 = (attended_PL.sum(1, keepdim=True) + deltas_P1)[place_B]
-        positions_BC = first_B1 + torch.arange(mask_BC.shape[1], device=first_B1.device)
-        completed = model(
-            input_ids=token_ids_BC[:, :-1],
-            attention_mask=torch.cat([attended_PL[place_B], mask_BC], dim=1),
-            position_ids=positions_BC.expand(3, -1, -1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits_BCV = torch.cat([logits_BCV, completed.logits], dim=1)
-    return token_logprobs(logits_BCV, token_ids_BC, temperature, banned_ids)
+    first_B1 = (attended_PL.sum(1, keepdim=True) + deltas_P1)[place_B]
+    positions_BC = first_B1 + torch.arange(completions.token_ids_BC.shape[1], device=first_B1.device)
+    return _DistinctPrompts(distinct_P, place_B, batch, positions_3PL, positions_BC)
+
+
+def _attention_mask(network: Any, visible_PTT: Tensor) -> Tensor:
+    """(P, 1, T, T) as the model's attention takes it: sdpa a boolean one, eager one to add."""
+    visible = visible_PTT.unsqueeze(1)
+    if network.config.get_text_config()._attn_implementation != "eager":
+        return visible
+    hidden = torch.zeros_like(visible, dtype=network.dtype)
+    return hidden.masked_fill_(~visible, torch.finfo(hidden.dtype).min)
 
 
 def _picture_features(prompts: Mapping[str, Any], prompt_B: Tensor, network: Any, train_vision: bool) -> dict[str, Any]:

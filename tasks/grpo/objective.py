@@ -9,6 +9,8 @@ to a reference is off by default (GLM-4.1V-Thinking, DAPO).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,12 @@ LOSS_PER = ("sample", "token", "constant")
 
 
 def token_logprobs(
-    logits_BCV: Tensor, token_ids_BC: Tensor, temperature: float, banned_ids: Tensor | None = None
+    logits_BCV: Tensor | Sequence[Tensor], token_ids_BC: Tensor, temperature: float, banned_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each token under softmax(logits / temperature), and the entropy there (detached). Both (B, C), nats.
 
-    banned_ids: tokens that are never sampled; the distribution is over the others. Works row by row: the float32
-    softmax of a whole batch over a vocabulary of 150k would be the peak of a step.
+    logits: one tensor, or its rows. banned_ids: tokens that are never sampled; the distribution is over the others.
+    Works row by row: the float32 softmax of a whole batch over a vocabulary of 150k would be the peak of a step.
     """
     logprobs, entropies = [], []
     for logits_CV, token_ids_C in zip(logits_BCV, token_ids_BC, strict=True):

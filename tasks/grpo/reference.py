@@ -12,19 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from pipeline_config.schema import ConfigError
-
 
 class Reference:
-    """A snapshot of a model's trainable parameters that can be put in their place for a forward pass.
-
-    Raises ConfigError under ZeRO-3, where a rank does not hold whole parameters.
-    """
+    """A snapshot of a model's trainable parameters, whole ones, that can be put in their place for a forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        if any(hasattr(p, "ds_id") for p in self._parameters):
-            raise ConfigError("grpo.beta: above 0 needs whole parameters on each device: use ZeRO-2, or set beta to 0")
+        assert not any(hasattr(p, "ds_id") for p in self._parameters), "ZeRO-3 shards them"
         self._snapshot = [p.detach().clone() for p in self._parameters]
 
     @contextlib.contextmanager

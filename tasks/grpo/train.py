@@ -43,7 +43,7 @@ from tasks.student.trainer import (
     steps_done,
     training_arguments,
 )
-from tasks.student.zero import zero_stage
+from tasks.student.zero import whole_weights, zero_stage
 
 HISTORY_FILE = "history.json"
 ROLLOUTS_FILE = "rollouts.parquet"
@@ -60,10 +60,10 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     Raises ConfigError, ContractError; ValueError if the loss is no number any more.
     """
     config = job.config
-    if zero_stage(config.grpo.deepspeed) == 3:
+    if config.grpo.beta and zero_stage(config.grpo.deepspeed) == 3:
         raise ConfigError(
-            f"grpo.deepspeed: {config.grpo.deepspeed} is ZeRO-3, but rollouts need whole weights on each device; "
-            "use pipeline_config/deepspeed/zero2.json, or LoRA"
+            f"grpo.beta: above 0 needs whole weights on each device, which ZeRO-3 ({config.grpo.deepspeed}) shards; "
+            "set it to 0, or use pipeline_config/deepspeed/zero2.json"
         )
     set_seed(job.seed)  # new adapters start at random
     dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
@@ -85,15 +85,17 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     student = load_student(job.inputs["student"], config.student, train=True)
     freeze(student.model, config.grpo.freeze)
     student.model.to(args.device)
-    before = _probe_before(job, student, probed)
     rewards = {row["dialogue_id"]: row["rewards"] for row in difficulty}
     sampler = make_sampler(config.grpo.sampling, {i: rewards[i] for i in pool}, derive_seed(job.seed, SAMPLER_STREAM))
-    history = _train(job, args, student, {i: dialogues[i] for i in pool}, sampler, num_prompts, callbacks)
-    if not is_rank_zero():
-        return {}
-    probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
-    num_rollouts = merge_parts(job.folder / "rollouts", job.folder / ROLLOUTS_FILE)
-    _publish(job, student, {"steps": history, "probe": probes})
+    with whole_weights(student.model):
+        before = _probe_before(job, student, probed)
+    history, engine = _train(job, args, student, {i: dialogues[i] for i in pool}, sampler, num_prompts, callbacks)
+    with whole_weights(student.model, engine):
+        if not is_rank_zero():
+            return {}
+        probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
+        num_rollouts = merge_parts(job.folder / "rollouts", job.folder / ROLLOUTS_FILE)
+        _publish(job, student, {"steps": history, "probe": probes})
     return {
         "steps": len(history),
         "num_prompts": len(pool),
@@ -111,11 +113,14 @@ def _train(
     sampler: PromptSampler,
     num_prompts: int,
     callbacks: Sequence[TrainerCallback],
-) -> list[dict[str, float]]:
-    """Train ``student`` in place from the last complete checkpoint on; one entry of figures per step."""
+) -> tuple[list[dict[str, float]], Any]:
+    """Train ``student`` in place from the last complete checkpoint on.
+
+    Returns one entry of figures per step, and DeepSpeed's engine, which holds the student from then on, or None.
+    """
     config = job.config.grpo
     if config.steps == 0:
-        return []
+        return [], None
     checkpoint = last_complete(Path(str(args.output_dir)))
     state = checkpoint_state_of(checkpoint) if checkpoint else {}
     if checkpoint and config.max_rollouts is not None and state["num_rollouts"] >= config.max_rollouts:
@@ -139,7 +144,7 @@ def _train(
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
-    return [{**entry, "step": entry["step"] // config.inner_updates} for entry in steps]
+    return [{**entry, "step": entry["step"] // config.inner_updates} for entry in steps], trainer.deepspeed
 
 
 def grpo_arguments(config: PipelineConfig, folder: Path, seed: int, num_prompts: int) -> TrainingArguments:

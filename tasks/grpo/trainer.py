@@ -30,7 +30,7 @@ from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
 from tasks.grpo.expansion import Expansion, balanced_groups
 from tasks.grpo.figures import Figures, rollout_figures
-from tasks.grpo.forward import Completions, completion_logprobs, pad_completions, shared_prompt_logprobs
+from tasks.grpo.forward import Completions, pad_completions, training_forward
 from tasks.grpo.guard import SpikeGuard
 from tasks.grpo.objective import clipped_loss, normaliser
 from tasks.grpo.reference import Reference
@@ -41,6 +41,7 @@ from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.trainer import StudentTrainer
+from tasks.student.zero import whole_weights
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -88,8 +89,7 @@ class GrpoTrainer(StudentTrainer):
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
-        shared = self.grpo.share_prompt and not config.student.gradient_checkpointing
-        self.forward_logprobs = shared_prompt_logprobs if shared else completion_logprobs
+        self.forward_logprobs = training_forward(config)
         self.banned_ids = torch.tensor(banned_token_ids(student))
         self.figures = Figures()
         self._batch: StepBatch | None = None
@@ -129,7 +129,8 @@ class GrpoTrainer(StudentTrainer):
         """Loss of the next micro-batch. ``inputs`` are empty slots: the data are this policy's own rollouts."""
         step, update = divmod(self.state.global_step, self.grpo.inner_updates)
         if update == 0 and self._micro == 0:
-            self._batch = self._roll_out(step + 1)
+            with whole_weights(self.student.model, self.deepspeed):
+                self._batch = self._roll_out(step + 1)
         assert self._batch is not None, "an update follows its step's rollouts"
         num_rows, num_micros = len(self._batch.completions), self.args.gradient_accumulation_steps
         rows = slice(num_rows * self._micro // num_micros, num_rows * (self._micro + 1) // num_micros)

@@ -212,6 +212,10 @@ def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) ->
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"student.model {source}: its weights cannot be loaded ({_first_line(error)})") from error
     network, loading = loaded
+    if is_deepspeed_zero3_enabled():
+        # Otherwise (transformers 5.23) saving also takes back renamings that loading had no use for: no other program
+        # would know the names that come of it.
+        network._weight_conversions = [renaming for renaming in network._weight_conversions if renaming.was_used()]
     lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if lacking and not is_deepspeed_zero3_enabled():
         raise ConfigError(

@@ -23,6 +23,8 @@ _FULL_ACTIVATION, _KEPT_ACTIVATION = 34, 2  # bytes per token, hidden unit and l
 def estimate_memory(config: PipelineConfig) -> dict[str, dict[str, float]]:
     """GiB per device for ``sft`` and ``grpo``: weights, gradients, optimiser, activations, total.
 
+    ``grpo`` under ZeRO-3 also has ``gathered``, the whole weights that a step's rollouts need on each device. They are
+    gone again before there are activations, so the total counts the larger of the two.
     Raises ConfigError if a deepspeed file is missing, or ``student.shape`` while the checkpoint is not on this machine.
     """
     shape = model_shape(config)
@@ -33,7 +35,16 @@ def estimate_memory(config: PipelineConfig) -> dict[str, dict[str, float]]:
     grpo_labels = grpo.batch_size * grpo.max_new_tokens
     return {
         "sft": _stage(config, shape, sft.freeze, sft.deepspeed, sft_tokens, sft_labels),
-        "grpo": _stage(config, shape, grpo.freeze, grpo.deepspeed, grpo_tokens, grpo_labels, reference=grpo.beta > 0),
+        "grpo": _stage(
+            config,
+            shape,
+            grpo.freeze,
+            grpo.deepspeed,
+            grpo_tokens,
+            grpo_labels,
+            reference=grpo.beta > 0,
+            samples=True,
+        ),
     }
 
 
@@ -68,6 +79,7 @@ def _stage(
     tokens: int,
     labelled: int,
     reference: bool = False,
+    samples: bool = False,
 ) -> dict[str, float]:
     student = config.student
     zero = zero_stage(deepspeed)
@@ -89,7 +101,11 @@ def _stage(
         "optimiser": optimiser / (shards if zero >= 1 else 1),
         "activations": _activations(shape, tokens, labelled, student.gradient_checkpointing, 1 if half else 2),
     }
-    figures["total"] = sum(figures.values())
+    total = sum(figures.values())
+    if samples and zero >= 3:
+        figures["gathered"] = weights
+        total += max(0.0, weights - figures["activations"])
+    figures["total"] = total
     return {name: round(size / GIB, 2) for name, size in figures.items()}
 
 

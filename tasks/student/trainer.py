@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 from pipeline_config.schema import OptimiserConfig, PipelineConfig
 from tasks.student.checkpoint import Student
 from tasks.student.freeze import parameter_groups
-from tasks.student.zero import find_deepspeed
+from tasks.student.zero import find_deepspeed, sharded_parameters
 
 COMPLETE_FILE = "complete.json"
 
@@ -54,10 +54,13 @@ class StudentTrainer(Trainer):
         """A full model's weights under the names its modules have.
 
         The Trainer (transformers 5.23) saves them under the hub's names but resumes from the modules' own: a resumed
-        Qwen2-VL would go on from the weights it started with, after no more than a warning.
+        Qwen2-VL would go on from the weights it started with, after no more than a warning. Adapters under ZeRO-3 stand
+        in DeepSpeed's own files alone, which is where they are resumed from: the Trainer hands over no frozen weights,
+        without which peft (0.21) cannot save a frozen vision tower.
         """
         if not isinstance(self.model, PreTrainedModel):
-            super()._save(output_dir, state_dict)
+            if not sharded_parameters(self.model):
+                super()._save(output_dir, state_dict)
         elif self.args.should_save:
             self.model.save_pretrained(str(output_dir), state_dict=state_dict, save_original_format=False)
 

@@ -1,9 +1,15 @@
-"""Which DeepSpeed file a stage names, and its ZeRO stage. No torch, no deepspeed."""
+"""Which DeepSpeed file a stage names, its ZeRO stage, and whole weights where that shards them.
+
+Imports neither torch nor deepspeed before a model is sharded: plans are made without them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline_config.schema import CONFIG_FOLDER, ConfigError
 
@@ -29,3 +35,50 @@ def zero_stage(path: Path | None) -> int:
     if path is None:
         return 0
     return int(json.loads(find_deepspeed(path).read_text()).get("zero_optimization", {}).get("stage", 0))
+
+
+def sharded_parameters(model: Any) -> list[Any]:
+    """The parameters of which ZeRO-3 leaves each rank a part."""
+    return [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+
+
+@contextlib.contextmanager
+def whole_weights(model: Any, engine: Any = None) -> Iterator[None]:
+    """Inside, every rank holds ``model``'s weights whole and may call it as often as it likes, without gradients.
+
+    For sampling under ZeRO-3, whose hooks gather and release weights at every call: ranks that sample different numbers
+    of tokens would wait for each other for ever. Instead the weights are gathered once, by all ranks together, which
+    costs one all-gather of the model and, meanwhile, room for the whole of it on each device, beside its shard. What is
+    written to the weights inside is lost. Does nothing where the weights are whole already.
+
+    engine: DeepSpeed's, where one holds the model. The idea is `unwrap_model_for_generation` of TRL, which registers
+    the hooks anew each time and so throws away the order of prefetching that DeepSpeed has learnt.
+    """
+    sharded = sharded_parameters(model)
+    if not sharded:
+        yield
+        return
+    import deepspeed
+
+    handles: list[Any] = []
+    if engine is not None:
+        engine.optimizer.empty_partition_cache()  # waits for what is being prefetched, which cannot be gathered
+        offload = engine.optimizer.parameter_offload
+        handles = [offload.fwd_pre_hook, *offload.forward_hooks, *offload.backward_hooks]
+    with deepspeed.zero.GatheredParameters(sharded), _without_hooks(handles):
+        yield
+
+
+@contextlib.contextmanager
+def _without_hooks(handles: Iterable[Any]) -> Iterator[None]:
+    """Inside, the hooks behind torch's removable handles do not run; afterwards they do, in the order they had."""
+    held = [(handle.hooks_dict_ref(), handle.id) for handle in handles]
+    before = {id(hooks): (hooks, dict(hooks)) for hooks, _ in held}
+    for hooks, number in held:
+        del hooks[number]
+    try:
+        yield
+    finally:
+        for hooks, complete in before.values():
+            hooks.clear()
+            hooks.update(complete)

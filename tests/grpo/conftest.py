@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,21 @@ def letters_reward() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_job(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> Callable[..., Job]:
-    """A GRPO job in a folder of its own under ``tmp_path``; config_student and the rest: keys of those sections."""
+def make_job(make_job_in: Callable[..., Job], tmp_path: Path) -> Callable[..., Job]:
+    """make_job(name, ...): a GRPO job in a folder of its own under ``tmp_path``, otherwise as `make_job_in`."""
+    return functools.partial(make_job_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_job_in(student_folder: Path, tables: dict[str, Path]) -> Callable[..., Job]:
+    """A GRPO job in ``parent/name``; config_student and the rest: keys of those sections."""
 
     def make(
-        name: str = "job", rubric: str = "letters", config_student: dict[str, Any] | None = None, **grpo: Any
+        parent: Path,
+        name: str = "job",
+        rubric: str = "letters",
+        config_student: dict[str, Any] | None = None,
+        **grpo: Any,
     ) -> Job:
         lr = grpo.pop("lr", 3e-2)
         defaults = {
@@ -193,7 +204,7 @@ def make_job(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> C
                 "grpo": {**defaults, **grpo},
             }
         )
-        folder = tmp_path / name
+        folder = parent / name
         folder.mkdir(exist_ok=True)
         inputs = {key: str(path) for key, path in {**tables, "student": student_folder}.items()}
         return Job(config, inputs, folder / "out", folder, 7, {"stage_run": "run/grpo"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,34 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 # isort: split
 import torch
 
-from pipeline_config.schema import FreezeConfig, StudentConfig
-from tasks.grpo.forward import Completions, completion_logprobs, pad_completions, shared_prompt_logprobs
+from pipeline_config.schema import FreezeConfig, LoraConfig, StudentConfig
+from tasks.grpo.forward import (
+    Completions,
+    completion_logprobs,
+    packed_logprobs,
+    pad_completions,
+    shared_prompt_logprobs,
+    training_forward,
+)
+from tasks.launcher.job import Job
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.freeze import freeze
 from tasks.student.generate import banned_token_ids
 
 TEMPERATURE = 0.8
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoint folders by family, as the tests of the student have them."""
+    conftest = Path(__file__).parents[1] / "student" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("student_conftest", conftest)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {name: module.checkpoint(tmp_path_factory.mktemp(name), name) for name in ("qwen2_5_vl", "qwen2_vl")}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +59,7 @@ def sampled(
     return student, prompts, groups, pad_completions(groups, 0, student.device)
 
 
-@pytest.fixture(params=[completion_logprobs, shared_prompt_logprobs])
+@pytest.fixture(params=[completion_logprobs, shared_prompt_logprobs, packed_logprobs])
 def forward(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -96,6 +118,69 @@ def test_gradients_are_those_of_the_plain_forward(sampled: Any, forward: Any) ->
     assert any("visual" in name for name in ours)
     for name in ours:
         assert (ours[name] - theirs[name]).norm() <= 1e-5 * theirs[name].norm() + 1e-7, name
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """The parameters' gradients, which are cleared."""
+    held = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return held
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8, dropout=0.0)], ids=["full", "lora"])
+def test_packed_under_gradient_checkpointing_it_is_the_plain_forward(
+    families: dict[str, Path], tables: dict[str, Path], family: str, attention: Any, lora: LoraConfig | None
+) -> None:
+    """Prompts and completions of different lengths; micro-batches that cut a group, one prompt and many."""
+    student = load_student(str(families[family]), StudentConfig(lora=lora, attention=attention), train=True)
+    model = student.model
+    if lora:  # adapters start at zero, where half of their gradients are zero too
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    dialogues = pq.read_table(tables["dialogues"]).to_pylist()[:3]
+    prompts = [Prompt(row["prompt"], row["media_path"]) for row in dialogues]
+    rng = np.random.default_rng(1)
+    groups = [[rng.integers(0, 256, length).tolist() for length in lengths] for lengths in ((1, 6, 3), (9, 1), (2, 5))]
+    completions = pad_completions(groups, 0, student.device)
+    encoded = encode_prompts(student, prompts)
+    weights_BC = torch.rand(completions.mask_BC.shape, generator=torch.Generator().manual_seed(0))
+    weights_BC = (weights_BC - 0.5) * completions.mask_BC
+    expected_BC = torch.zeros_like(weights_BC)
+    for row, (p, token_ids) in enumerate((p, ids) for p, group in enumerate(groups) for ids in group):
+        logprobs = plain_logprobs(student, prompts[p], token_ids)
+        (logprobs * weights_BC[row, : len(token_ids)]).sum().backward()
+        expected_BC[row, : len(token_ids)] = logprobs.detach()
+    expected = gradients(model)
+    model.activation_checkpointing_enable()
+    for rows in (slice(0, 2), slice(2, 6), slice(6, 7)):
+        part = completions.rows(rows)
+        logprobs_BC, _ = logprobs_of(packed_logprobs, student, encoded, part)
+        num_tokens = logprobs_BC.shape[1]
+        difference_BC = (logprobs_BC.detach() - expected_BC[rows, :num_tokens]) * part.mask_BC
+        assert difference_BC.norm() <= 1e-5 * expected_BC[rows].norm()
+        (logprobs_BC * weights_BC[rows, :num_tokens]).sum().backward()
+    ours = gradients(model)
+    assert ours.keys() == expected.keys()
+    assert {"visual" in name for name in ours} == {True, False}
+    for name, gradient in expected.items():
+        assert gradient.norm() > 0 or "k_proj.bias" in name, name
+        assert (ours[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_the_forward_follows_what_the_setting_allows(make_job: Callable[..., Job]) -> None:
+    def chosen(share: bool = True, zero: int = 2, **student: Any) -> Any:
+        deepspeed = f"pipeline_config/deepspeed/zero{zero}.json"
+        return training_forward(make_job(config_student=student, share_prompt=share, deepspeed=deepspeed).config)
+
+    assert chosen(share=False) is completion_logprobs
+    assert chosen() is shared_prompt_logprobs
+    assert chosen(attention="flash_attention_2") is shared_prompt_logprobs
+    assert chosen(gradient_checkpointing=True) is packed_logprobs
+    assert chosen(zero=3) is packed_logprobs
+    assert chosen(gradient_checkpointing=True, attention="flash_attention_2") is completion_logprobs
 
 
 def test_a_micro_batch_is_a_slice_of_the_batch(sampled: Any, forward: Any) -> None:

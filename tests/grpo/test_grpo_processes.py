@@ -1,4 +1,4 @@
-"""GRPO in real processes: killed with SIGKILL and started again, and shared by two processes."""
+"""GRPO in real processes: killed with SIGKILL and started again, shared by two processes, under ZeRO."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from tasks.launcher.child import run_child
 from tasks.launcher.job import Job
@@ -32,23 +35,70 @@ from tasks.grpo.train import run
 from tasks.launcher.job import child_main
 child_main(run)
 """
+# Its ranks call the model different numbers of times while they sample, and sample the same as without.
+UNEVEN = f"""
+import os
+import tasks.grpo.trainer as trainer
+def generate(*args, once=trainer.generate, **settings):
+    for _ in range(int(os.environ["RANK"])):
+        once(*args, **settings)
+    return once(*args, **settings)
+trainer.generate = generate
+{CHILD}"""
+TWO = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+# A micro-batch of three cuts the groups of four.
+SHARED: dict[str, Any] = {
+    "steps": 4,
+    "save_steps": 2,
+    "prompts_per_step": 4,
+    "batch_size": 3,
+    "probe_prompts": 2,
+    "loss_per": "token",
+    "share_prompt": True,
+    "config_student": {"devices": 2},
+}
 
 
-def start(job: Job, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
-    (job.folder / "child.py").write_text(CHILD)
+def start(job: Job, launcher: Sequence[str] = (), child: str = CHILD) -> subprocess.Popen[bytes]:
+    (job.folder / "child.py").write_text(child)
     (job.folder / "job.json").write_text(json.dumps(job.to_dict()))
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(job.folder / "child.py"), str(job.folder / "job.json")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with (job.folder / "child.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, *launcher, str(job.folder / "child.py"), str(job.folder / "job.json")],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+def finish(process: subprocess.Popen[bytes], job: Job) -> None:
+    assert process.wait(timeout=240) == 0, (job.folder / "child.log").read_text()
+
+
+def kill_after(process: subprocess.Popen[bytes], seen: Path, job: Job) -> None:
+    """SIGKILL to the process and its ranks, which stand in sessions of their own, once ``seen`` exists."""
+    while not seen.exists():
+        assert process.poll() is None, (job.folder / "child.log").read_text()
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for member in family:
+        member.kill()
+    assert process.wait() == -signal.SIGKILL
+    psutil.wait_procs(family, timeout=30)
+
+
+def steps_of(job: Job) -> list[dict[str, float]]:
+    steps: list[dict[str, float]] = json.loads((job.out / "history.json").read_text())["steps"]
+    return steps
+
+
+@pytest.fixture(scope="module")
+def unsharded(make_job_in: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A finished run of two processes that hold the student whole."""
+    job = make_job_in(tmp_path_factory.mktemp("unsharded"), **SHARED)
+    finish(start(job, TWO), job)
+    return job
 
 
 def test_killed_at_some_moment_it_ends_as_if_it_had_not_been(make_job: Callable[..., Job]) -> None:
@@ -56,16 +106,11 @@ def test_killed_at_some_moment_it_ends_as_if_it_had_not_been(make_job: Callable[
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
     undisturbed = start(whole)
     process = start(killed)
-    seen = killed.folder / "rollouts" / "step-000012-rank-000.parquet"
-    while not seen.exists():
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    kill_after(process, killed.folder / "rollouts" / "step-000012-rank-000.parquet", killed)
     assert not killed.out.exists()
     assert (killed.folder / "checkpoints" / "checkpoint-10" / "complete.json").is_file()
-    finish(start(killed))
-    finish(undisturbed)
+    finish(start(killed), killed)
+    finish(undisturbed, whole)
     for name in ("out/model.safetensors", "out/history.json"):
         assert (killed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
     rows = [pq.read_table(job.folder / "rollouts.parquet").to_pylist() for job in (killed, whole)]
@@ -73,21 +118,46 @@ def test_killed_at_some_moment_it_ends_as_if_it_had_not_been(make_job: Callable[
     assert len(rows[0]) == 30 * 2 * 4
 
 
-def test_two_processes_share_the_prompts_of_a_step(make_job: Callable[..., Job]) -> None:
-    job = make_job(
-        steps=3, prompts_per_step=4, batch_size=3, probe_prompts=2, loss_per="token", config_student={"devices": 2}
-    )
-    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    finish(start(job, launch))
+def test_two_processes_share_the_prompts_of_a_step(unsharded: Job) -> None:
+    job = unsharded
     rows = pq.read_table(job.folder / "rollouts.parquet").to_pylist()
-    assert len({row["rollout_id"] for row in rows}) == len(rows) == 3 * 4 * 4
-    for entry in json.loads((job.out / "history.json").read_text())["steps"]:
+    assert len({row["rollout_id"] for row in rows}) == len(rows) == 4 * 4 * 4
+    for entry in steps_of(job):
         of_step = [row for row in rows if row["step"] == entry["step"]]
         assert len({row["dialogue_id"] for row in of_step}) == 4
         assert entry["reward"] == pytest.approx(sum(row["reward"] for row in of_step) / 16), "over both processes"
         assert entry["grad_norm"] > 0
     facts = json.loads((job.folder / "result.json").read_text())
     assert facts["probe_after"] != facts["probe_before"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_sharded_it_trains_the_same_student_and_survives_a_kill(
+    stage: int, unsharded: Job, make_job: Callable[..., Job], zero_file: Callable[[int], str]
+) -> None:
+    whole, killed = (make_job(name, deepspeed=zero_file(stage), **SHARED) for name in ("whole", "killed"))
+    finish(start(whole, TWO, UNEVEN), whole)
+    kill_after(start(killed, TWO), killed.folder / "rollouts" / "step-000003-rank-000.parquet", killed)
+    assert not killed.out.exists()
+    assert (killed.folder / "checkpoints" / "checkpoint-2" / "complete.json").is_file()
+    finish(start(killed, TWO), killed)
+    for name in ("out/model.safetensors", "out/history.json"):
+        assert (killed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    rows, again, expected = (
+        pq.read_table(job.folder / "rollouts.parquet").to_pylist() for job in (whole, killed, unsharded)
+    )
+    assert rows == again
+    # Sums in another order round differently.
+    assert [row["completion"] for row in rows] == [row["completion"] for row in expected]
+    for ours, theirs in zip(steps_of(whole), steps_of(unsharded), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+    files = [job.out / "model.safetensors" for job in (whole, unsharded)]
+    trained, expected_weights, before = map(load_file, [*files, Path(whole.inputs["student"]) / "model.safetensors"])
+    assert trained.keys() == expected_weights.keys() == before.keys(), "the names that others know"
+    off = sum(float((trained[name] - weight).square().sum()) for name, weight in expected_weights.items())
+    moved = sum(float((before[name] - weight).square().sum()) for name, weight in expected_weights.items())
+    assert off**0.5 <= 1e-3 * moved**0.5
 
 
 def test_the_launcher_starts_it_and_hears_its_progress(make_job: Callable[..., Job]) -> None:

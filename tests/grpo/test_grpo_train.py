@@ -281,9 +281,9 @@ def test_difficulty_of_other_dialogues_is_refused(make_job: MakeJob, tmp_path: P
         run(dataclasses.replace(job, inputs={**job.inputs, "dialogues": str(tmp_path / "fewer.parquet")}))
 
 
-def test_zero3_is_refused_with_its_cure(make_job: MakeJob) -> None:
-    with pytest.raises(ConfigError, match=r"zero2\.json"):
-        run(make_job(deepspeed="pipeline_config/deepspeed/zero3.json"))
+def test_a_reference_under_zero3_is_refused_with_its_cure(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match=r"grpo\.beta.*zero3\.json.*zero2\.json"):
+        run(make_job(deepspeed="pipeline_config/deepspeed/zero3.json", beta=0.1))
 
 
 CURRICULUM = {"sampling": {"order": "curriculum", "max_expansion": 4.0}}

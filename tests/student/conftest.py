@@ -25,7 +25,7 @@ VOCABULARY = 272  # bytes, special tokens, and a few rows without a token, as la
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoint folders by family: two layers of vision and of text, 32 wide, byte-level tokenizer."""
-    return {family: _checkpoint(tmp_path_factory.mktemp(family), family) for family in ("qwen2_5_vl", "qwen2_vl")}
+    return {family: checkpoint(tmp_path_factory.mktemp(family), family) for family in ("qwen2_5_vl", "qwen2_vl")}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,8 @@ def student(folders: dict[str, Path]) -> Any:
     return load_student(str(folders["qwen2_5_vl"]), StudentConfig())
 
 
-def _checkpoint(folder: Path, family: str) -> Path:
+def checkpoint(folder: Path, family: str) -> Path:
+    """Save a student of the family with random weights."""
     import tasks.student.torchvision_operators  # noqa: F401
 
     # isort: split

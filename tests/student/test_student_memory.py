@@ -39,6 +39,22 @@ def test_sharding() -> None:
     assert zero3["weights"] == pytest.approx(alone["weights"] / 8, abs=0.01)
 
 
+def test_sampling_under_zero3_needs_room_for_whole_weights() -> None:
+    full = {"student.lora": None, "grpo.deepspeed": "pipeline_config/deepspeed/zero3.json"}
+    zero2 = estimate_memory(load_config(SEVEN_B, {"student.lora": None}))["grpo"]
+    zero3 = estimate_memory(load_config(SEVEN_B, full))["grpo"]
+    assert zero3["weights"] == pytest.approx(zero2["weights"] / 8, abs=0.01)
+    assert zero3["gathered"] == zero2["weights"]
+    parts = {name: zero3[name] for name in ("weights", "gradients", "optimiser")}
+    assert zero3["activations"] < zero3["gathered"]
+    assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["gathered"], abs=0.03)
+    longer = {**full, "grpo.batch_size": 64}
+    zero3 = estimate_memory(load_config(SEVEN_B, longer))["grpo"]
+    assert zero3["activations"] > zero3["gathered"]
+    assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["activations"], abs=0.03)
+    assert "gathered" not in sft(ZERO3)
+
+
 def test_lora_recomputation_and_freezing_cost_less() -> None:
     lora = sft()
     assert lora["optimiser"] < sft({"student.lora": None})["optimiser"] / 5
