@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -136,11 +137,12 @@ def test_rows_that_ended_leave_the_batch(student: Student, picture: Picture, mon
 def test_boxes_come_back_in_thousandths(student: Student, picture: Picture) -> None:
     ids = student.tokenizer("<|box_start|>(28,14),(56,84)<|box_end|>", add_special_tokens=False)["input_ids"]
     end = student.tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    completion = module._completion(student, Prompt("Which?", picture(56, 84)), [*ids, end], end)
+    prompt, no_draws = Prompt("Which?", picture(56, 84)), np.empty(0)
+    completion = module._completion(student, prompt, module._Row(0, 0, no_draws, [*ids, end]), end)
     assert completion.text == "<|box_start|>(500,167),(1000,1000)<|box_end|>"
     assert completion.token_ids == [*ids, end]
     assert not completion.truncated
-    assert module._completion(student, Prompt("Which?", picture(56, 84)), ids, end).truncated
+    assert module._completion(student, prompt, module._Row(0, 0, no_draws, ids), end).truncated
 
 
 def test_training_mode_comes_back(folders: dict[str, Path], picture: Picture) -> None:
