@@ -14,6 +14,7 @@ D head width, L prompt tokens, C columns of own tokens, T of them in use, V voca
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,12 +42,12 @@ _MOVING_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the length
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Prompts after their forward. cache: left-padded (P, K, L, D) per layer; it is taken over by the stepper.
+    """Prompts after their forward. cache: a `new_cache`, left-padded (P, K, L, D) per layer; the stepper takes it over.
 
     logits_PV: of the first token. lengths: without padding. positions_P: of the first token, equal in all three axes.
     """
 
-    cache: Cache
+    cache: Any
     logits_PV: Tensor
     lengths: list[int]
     positions_P: Tensor
@@ -81,20 +82,25 @@ def without_adapters(model: Any) -> Any:
 
 
 def is_plain(model: Any) -> bool:
-    """Whether `TextStepper` computes what the model's forward does: its layers are the library's, whole and unhooked."""
+    """Whether `TextStepper` computes what the model's forward does: the library's own layers, whole and unhooked.
+
+    A forward that accelerate wraps for mixed precision counts as plain inside `Accelerator.autocast`, which does the
+    same; outside it does not.
+    """
     bare = without_adapters(model)
     if type(bare) not in _MODELS or type(bare.model.language_model) not in _TEXT_MODELS:
         return False
     text = bare.model.language_model
-    config = text.config
-    stepped_over = [bare, bare.model, text, *text.layers, *(layer.self_attn for layer in text.layers)]
+    mixed = torch.is_autocast_enabled(bare.device.type)
+    stepped_over = [model, bare, bare.model, text, *text.layers, *(layer.self_attn for layer in text.layers)]
     return (
         all(type(layer) in _LAYERS and type(layer.self_attn) in _ATTENTIONS for layer in text.layers)
         and not text.has_sliding_layers
         and text.rotary_emb.rope_type not in _MOVING_ROPE
-        and config._attn_implementation in _SOFTMAX_ATTENTION
+        and text.config._attn_implementation in _SOFTMAX_ATTENTION
         and not any(hasattr(parameter, "ds_id") for parameter in text.parameters())  # ZeRO-3 holds a part of each
-        and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in stepped_over)
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in stepped_over)
+        and not any("forward" in vars(m) and not (mixed and "_original_forward" in vars(m)) for m in stepped_over)
     )
 
 
@@ -108,6 +114,7 @@ class TextStepper:
         attention = self._text.layers[0].self_attn
         self._kv_heads, self._group = attention.num_key_value_heads, attention.num_key_value_groups
         self._head_dim, self._scale = attention.head_dim, attention.scaling
+        self._autocast = torch.is_autocast_enabled(bare.device.type)
         self._cos = self._sin = torch.empty(0, 1, self._head_dim, device=bare.device)
         self._clear(bare.device)
 
@@ -122,7 +129,7 @@ class TextStepper:
         self._starts: list[int] = []
         self._positions_N = torch.empty(0, dtype=torch.long, device=device)
         self._slots_N: Tensor | None = None  # None: slot n is row n's
-        self._prompt_bias: Tensor | None = None  # (P, 1, 1, L); None: no prompt is padded
+        self._prompt_bias: Tensor | None = None  # (P, 1, 1, 1, L); None: no prompt is padded
         self._own_bias: Tensor | None = None  # (P, R, 1, 1, C); None: all rows are of one length
 
     def join(self, prefilled: Prefilled, repeats: Sequence[int]) -> None:
@@ -158,28 +165,30 @@ class TextStepper:
         hidden = self._text.embed_tokens(tokens_N)
         cos, sin = self._cos[self._positions_N], self._sin[self._positions_N]
         for number, layer in enumerate(self._text.layers):
-            hidden = hidden + self._attention(number, layer.self_attn, layer.input_layernorm(hidden), cos, sin)
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            normalised = _normalised(layer.input_layernorm, hidden)
+            hidden = hidden + self._attention(number, layer.self_attn, normalised, cos, sin)
+            hidden = hidden + layer.mlp(_normalised(layer.post_attention_layernorm, hidden))
         self._used += 1
         self._positions_N += 1
-        logits: Tensor = self._head(self._text.norm(hidden))
+        logits: Tensor = self._head(_normalised(self._text.norm, hidden))
         return logits
 
     def _attention(self, number: int, attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         num_rows, slots_N = len(hidden), self._slots_N
-        qk = torch.cat([attention.q_proj(hidden), attention.k_proj(hidden)], dim=1)
-        qk = qk.view(num_rows, -1, self._head_dim)
+        qk = torch.cat([attention.q_proj(hidden), attention.k_proj(hidden)], dim=1).view(num_rows, -1, self._head_dim)
         qk = qk * cos + qk.roll(self._head_dim // 2, dims=-1) * sin
         value = attention.v_proj(hidden).view(num_rows, -1, self._head_dim)
-        num_slots = len(self._lengths) * self._width
         if slots_N is not None:
+            num_slots = len(self._lengths) * self._width
             qk = qk.new_zeros(num_slots, *qk.shape[1:]).index_copy_(0, slots_N, qk)
             value = value.new_zeros(num_slots, *value.shape[1:]).index_copy_(0, slots_N, value)
-        num_queries = self._kv_heads * self._group
+        query, key = qk.split([self._kv_heads * self._group, self._kv_heads], dim=1)
         own_keys, own_values = self._own_kv[number]
-        own_keys[:, :, self._used] = qk[:, num_queries:]
+        own_keys[:, :, self._used] = key
         own_values[:, :, self._used] = value
-        out = self._attend(number, qk[:, :num_queries].to(own_keys.dtype)).to(value.dtype)
+        # Under autocast the keys are rotated in float32; the products would be rounded again.
+        with torch.autocast(hidden.device.type, enabled=False) if self._autocast else contextlib.nullcontext():
+            out = self._attend(number, query.to(own_keys.dtype))
         projected: Tensor = attention.o_proj(out if slots_N is None else out[slots_N])
         return projected
 
@@ -188,23 +197,24 @@ class TextStepper:
         (prompt_keys, prompt_values), (own_keys, own_values) = self._prompt_kv[number], self._own_kv[number]
         P, R, K, G, D = len(self._lengths), self._width, self._kv_heads, self._group, self._head_dim
         L, T = prompt_keys.shape[2], self._used + 1
-        query = query * self._scale
         # Of a prompt, all its rows' queries at once; of a row, those that share a key.
-        by_prompt = query.view(P, R, K, G, D).transpose(1, 2).reshape(P, K, R * G, D)
-        prompt_scores = by_prompt @ prompt_keys.transpose(2, 3)
-        own_scores = (query.view(P * R, K, G, D) @ own_keys[:, :, :T].transpose(2, 3)).view(P, R, K, G, T)
+        by_prompt = query.view(P, R, K, G, D).transpose(1, 2).reshape(P * K, R * G, D)
+        by_row = query.reshape(P * R * K, G, D)
+        prompt_scores = _scores(by_prompt, prompt_keys.flatten(0, 1), self._scale).view(P, K, R, G, L)
+        own_scores = _scores(by_row, own_keys.flatten(0, 1)[:, :T], self._scale).view(P, R, K, G, T)
         if self._prompt_bias is not None:
             prompt_scores += self._prompt_bias
         if self._own_bias is not None:
             own_scores += self._own_bias[..., :T]
-        scores = torch.cat([prompt_scores.view(P, K, R, G, L), own_scores.transpose(1, 2)], dim=-1)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(prompt_values.dtype)
-        of_prompt = weights[..., :L].reshape(P, K, R * G, L) @ prompt_values
-        of_own = weights[..., L:].transpose(1, 2).reshape(P * R, K, G, T) @ own_values[:, :, :T]
-        return (of_prompt.view(P, K, R, G, D).transpose(1, 2) + of_own.view(P, R, K, G, D)).reshape(P * R, K * G * D)
+        weights = torch.cat([prompt_scores, own_scores.transpose(1, 2)], dim=-1).softmax(dim=-1)
+        weights = weights.to(prompt_values.dtype)
+        of_prompt = torch.bmm(weights[..., :L].reshape(P * K, R * G, L), prompt_values.flatten(0, 1))
+        own_weights = weights[..., L:].transpose(1, 2).reshape(P * R * K, G, T)
+        of_own = torch.bmm(own_weights, own_values.flatten(0, 1)[:, :T]).view(P, R, K, G, D)
+        return of_own.add_(of_prompt.view(P, K, R, G, D).transpose(1, 2)).view(P * R, K * G * D)
 
     def _make_tables(self, reach: int) -> None:
-        """cos, and sin with the sign of the half that it turns, (positions, 1, D): text has one position in all axes."""
+        """cos, and sin with the sign of the half it turns, (positions, 1, D): text has one position in all axes."""
         positions = torch.arange(reach, device=self._positions_N.device).expand(3, 1, -1)
         cos, sin = self._text.rotary_emb(self._text.embed_tokens.weight[:1], positions)
         sign = torch.ones(self._head_dim, dtype=sin.dtype, device=sin.device)
@@ -263,16 +273,32 @@ class TextStepper:
         self._width, self._used = width, used
         self._slots_N = None if slots == list(range(len(lengths) * width)) else slots_N
         self._prompt_bias = self._own_bias = None
-        keys = self._prompt_kv[0][0]
         if min(lengths) < max(lengths):
             padded = [max(lengths) - length for length in lengths]
-            self._prompt_bias = _bias_before(padded, max(lengths), keys).view(len(lengths), 1, 1, -1)
+            self._prompt_bias = _bias_before(padded, max(lengths), device).view(len(lengths), 1, 1, 1, -1)
         if any(starts):
             of_slot = [0] * (len(lengths) * width)
             for slot, start in zip(slots, starts, strict=True):
                 of_slot[slot] = start
-            bias = _bias_before(of_slot, self._own_kv[0][0].shape[2], keys)
+            bias = _bias_before(of_slot, self._own_kv[0][0].shape[2], device)
             self._own_bias = bias.view(len(lengths), width, 1, 1, -1)
+
+
+def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """Scaled products (batch, queries, keys) in float32, as fused attention keeps them whatever the keys' dtype."""
+    if keys.dtype == torch.float32:
+        return torch.bmm(queries * scale, keys.transpose(1, 2))
+    if keys.is_cuda:
+        return torch.bmm(queries, keys.transpose(1, 2), out_dtype=torch.float32).mul_(scale)
+    return torch.bmm(queries.float() * scale, keys.transpose(1, 2).float())
+
+
+def _normalised(norm: Any, hidden: Tensor) -> Tensor:
+    """The norm's module in fewer operations where its rounding is the same."""
+    if hidden.dtype == norm.weight.dtype == torch.float32:
+        return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    normalised: Tensor = norm(hidden)
+    return normalised
 
 
 def _align(held: Tensor, length: int) -> Tensor:
@@ -281,11 +307,10 @@ def _align(held: Tensor, length: int) -> Tensor:
     return held if missing == 0 else F.pad(held, (0, 0, missing, 0))
 
 
-def _bias_before(starts: Sequence[int], length: int, like: Tensor) -> Tensor:
+def _bias_before(starts: Sequence[int], length: int, device: torch.device) -> Tensor:
     """(len(starts), length): -inf before each start, 0 from there on."""
-    starts_N1 = torch.tensor(starts, device=like.device).unsqueeze(1)
-    before = torch.arange(length, device=like.device) < starts_N1
-    return torch.zeros(before.shape, dtype=like.dtype, device=like.device).masked_fill_(before, -torch.inf)
+    before = torch.arange(length, device=device) < torch.tensor(starts, device=device).unsqueeze(1)
+    return torch.zeros(before.shape, device=device).masked_fill_(before, -torch.inf)
 
 
 class LibraryStepper:
@@ -293,7 +318,7 @@ class LibraryStepper:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._cache: Cache | None = None
+        self._cache: Any = None
         self._lengths: list[int] = []  # of the live rows, prompt included
         self._slots: list[int] = []  # of the live rows in the cache
         self._num_slots = 0
@@ -306,7 +331,7 @@ class LibraryStepper:
         index_N = torch.tensor(index, device=prefilled.positions_P.device)
         joining, positions_N = prefilled.cache, prefilled.positions_P[index_N]
         joining.batch_select_indices(index_N)
-        if self._cache is not None and self._slots:
+        if self._slots:
             self._compact()
             self._lengths += [prefilled.lengths[prompt] for prompt in index]
             self._positions_N = torch.cat([self._positions_N, positions_N])
@@ -350,7 +375,6 @@ class LibraryStepper:
 
     def _compact(self) -> None:
         if len(self._slots) < self._num_slots:
-            assert self._cache is not None, "rows have joined"
             slots_N = torch.tensor(self._slots, device=self._positions_N.device)
             self._cache.batch_select_indices(slots_N)
             self._positions_N = self._positions_N[slots_N]
@@ -358,7 +382,6 @@ class LibraryStepper:
             self._num_slots = len(self._slots)
 
     def _make_mask(self) -> None:
-        assert self._cache is not None, "rows have joined"
         width = self._cache.get_seq_length()
         starts = torch.tensor([width - length for length in self._lengths], device=self._positions_N.device)
         self._mask = (torch.arange(width, device=starts.device) >= starts.unsqueeze(1)).long()

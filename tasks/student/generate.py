@@ -195,7 +195,7 @@ def _answer_now(student: Student, token_ids: list[int]) -> list[int]:
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row], sampling: _Sampling) -> torch.Tensor:
-    """(rows, vocabulary) -> (rows,), by inverting the cumulative distribution; each row keeps its token and log-prob."""
+    """(rows, vocabulary) -> (rows,), by inverting the cumulative distribution; rows keep their token and log-prob."""
     scaled = logits.float().index_fill(1, sampling.banned, -torch.inf)
     if sampling.temperature not in (0, 1):
         scaled /= sampling.temperature
