@@ -135,6 +135,7 @@ def step_clock(clock: Clock) -> Any:
 
 def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) -> dict[str, Any]:
     import tasks.student.generate as sampling
+    from tasks.student import decode
     from tasks.student.encode import END_OF_TURN, Prompt, encode_prompt
 
     # isort: split
@@ -181,7 +182,9 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
     callback = step_clock(clock)
     clock.wrap(student.model.model.visual, "forward", "vision")
     clock.wrap(trainer_module, "generate", "generation")
-    clock.wrap(sampling, "_decode", "decode")
+    for stepper in (decode.TextStepper, decode.LibraryStepper):
+        clock.wrap(stepper, "step", "decode")
+    clock.wrap(sampling, "_sample", "decode")
     clock.wrap(trainer_module, "score_rollouts", "reward")
     clock.wrap(trainer_module, "shared_prompt_logprobs", "forward")
     trainer = trainer_module.GrpoTrainer(
@@ -278,6 +281,38 @@ def _figures(seconds: list[float], clock: Clock, model: Any) -> dict[str, Any]:
 TURNS = {"ours": turn_ours, "trl": turn_trl}
 
 
+# --------------------------------------------------------------------------------------------- sampling in bfloat16
+def bfloat16_gap(setting: Setting, folder: Path) -> dict[str, float]:
+    """How far the log-probs that sampling kept lie from the library's forward, with weights in bfloat16. Nats."""
+    import torch
+
+    from pipeline_config.schema import StudentConfig
+    from tasks.grpo.forward import completion_logprobs, pad_completions
+    from tasks.student.checkpoint import load_student
+    from tasks.student.encode import Prompt, encode_prompt, encode_prompts
+    from tasks.student.generate import banned_token_ids, generate
+
+    student = load_student(str(folder / "model"), StudentConfig(precision="bfloat16"))
+    pictures = [str(path) for path in make_pictures(folder, setting, 1)]
+    text = question(lambda text: encode_prompt(student, Prompt(text, pictures[0])).num_prompt, setting.prompt_tokens)
+    prompts = [Prompt(text, picture) for picture in pictures]
+    groups = generate(student, prompts, num_rollouts=G, max_new_tokens=COMPLETION, batch_size=G * len(prompts), seed=0)
+    completions = pad_completions([[c.token_ids for c in group] for group in groups], 0, student.device)
+    with torch.no_grad():
+        expected, _ = completion_logprobs(
+            student.model,
+            encode_prompts(student, prompts),
+            completions,
+            network=student.model,
+            train_vision=False,
+            temperature=1.0,
+            banned_ids=torch.tensor(banned_token_ids(student), device=student.device),
+        )
+    kept = torch.tensor([logprob for group in groups for c in group for logprob in c.logprobs], device=student.device)
+    gaps = (expected[completions.mask_BC.bool()] - kept).abs()
+    return {"mean": float(gaps.mean()), "max": float(gaps.max())}
+
+
 # --------------------------------------------------------------------------------------------------------- the table
 def compare(name: str, train_vision: bool, steps: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Both trainers in turns; medians, their ratio, and the parts of a step."""
@@ -336,8 +371,11 @@ def main() -> None:
                 for client in CLIENTS:
                     shown = ", ".join(f"{part} {value:.2f}" for part, value in row["parts"][client].items())
                     print(f"  {client}: {shown}")
+        gaps = {name: bfloat16_gap(SETTINGS[name], Path(folder)) for name in arguments.settings}
+        shown = ", ".join(f"{name} mean {gap['mean']:.1e} max {gap['max']:.1e}" for name, gap in gaps.items())
+        print(f"log-probs in bfloat16, sampling against the library's forward, nats: {shown}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"steps": rows, "bfloat16_logprob_gap": gaps}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,33 @@
 """Sampling from a student: each prompt and picture is computed once for all its rollouts.
 
-Departs from `transformers.generate`, which repeats prompt and picture per rollout: here the prompt's key-value cache is
-repeated instead, rows that have ended leave the batch, and the cache grows in place. Greedy, it gives the same tokens.
+Departs from `transformers.generate`, which repeats prompt and picture per rollout and waits for the longest row of a
+batch: here a row that has ended leaves at once, and the next prompts join when a quarter of the batch is free. The step
+per token is `tasks/student/decode.py`. Greedy, it gives the same tokens. Each rollout has its own stream of random
+numbers, so what it says does not depend on which others stand in its batch, but for the rounding of sums. Thinking that
+does not end can be cut short by an answer that is begun for it (GLM-4.1V-Thinking, section 5.3).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 import tasks.student.torchvision_operators  # noqa: F401  before transformers
 
 # isort: split
-from transformers.cache_utils import Cache, DynamicLayer
-
 from tasks.student.boxes import convert_text
+from tasks.student.decode import Prefilled, new_cache, stepper_for, without_adapters
 from tasks.student.encode import END_OF_TURN, Encoded, Prompt, collate, encode_prompt
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
 
+_THINK, _END_THINK, _ANSWER = "<think>", "</think>", "<answer>"
 # What stands in a prompt only: media and the frame of the chat.
 _NEVER_SAMPLED = (
     "<|im_start|>",
@@ -40,22 +45,36 @@ class Completion:
     """One sampled turn.
 
     text: without the closing token, boxes 0..1000. token_ids: as sampled (the student's own box convention), the
-    closing ``<|im_end|>`` included unless truncated. truncated: cut at max_new_tokens.
+    closing ``<|im_end|>`` included unless truncated. truncated: cut at max_new_tokens. logprobs: of each token, in
+    nats, under softmax(logits / temperature) over the tokens that are not banned, before top_p (greedy: temperature 1).
+    forced: indices of the tokens that were put there, not sampled.
     """
 
     text: str
     token_ids: list[int]
     truncated: bool
+    logprobs: list[float] = field(default_factory=list, repr=False)
+    forced: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Row:
+    """A completion in the making. draws: a uniform number per token. pending: tokens to come that are not sampled."""
+
+    prompt: int
+    rollout: int
+    draws: np.ndarray
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
+    pending: deque[int] = field(default_factory=deque)
 
 
 @dataclass(frozen=True)
 class _Sampling:
     temperature: float
     top_p: float
-    max_new_tokens: int
-    end: int
     banned: torch.Tensor
-    generator: torch.Generator
 
 
 def generate(
@@ -68,40 +87,61 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
+    max_think_tokens: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Completion]]:
     """``num_rollouts`` completions per prompt, in the order of the prompts.
 
-    temperature 0 is greedy. batch_size: completions at once. seed: the only source of randomness; equal seeds give
-    equal completions. on_progress(done, total) counts completions. Tokens of media and chat frame are never sampled.
-    The model is in eval mode meanwhile, then as before.
+    temperature 0 is greedy. batch_size: completions at once, at most. seed (not negative): the only source of
+    randomness; equal seeds give equal completions. max_think_tokens: a completion of that many tokens in which
+    ``<think>`` was opened and not closed goes on with ``</think><answer>``, then as sampled. on_progress(done, total)
+    counts completions. Tokens of media and chat frame are never sampled. The model is in eval mode meanwhile, then as
+    before.
     """
     encoded = [encode_prompt(student, prompt) for prompt in prompts]
-    sampling = _Sampling(
-        temperature,
-        top_p,
-        max_new_tokens,
-        student.tokenizer.convert_tokens_to_ids(END_OF_TURN),
-        torch.tensor(banned_token_ids(student), device=student.device),
-        torch.Generator(student.device).manual_seed(seed),
-    )
-    results: list[list[Completion]] = [[] for _ in prompts]
-    done = 0
+    sampling = _Sampling(temperature, top_p, torch.tensor(banned_token_ids(student), device=student.device))
+    end = student.tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    results: dict[tuple[int, int], Completion] = {}
     training = student.model.training
     student.model.eval()
     try:
         with torch.no_grad():
-            for members, repeats in _batches(encoded, num_rollouts, batch_size):
-                rows = _generate_batch(student, [encoded[i] for i in members], repeats, sampling)
-                for row, token_ids in enumerate(rows):
-                    index = members[row // repeats]
-                    results[index].append(_completion(student, prompts[index], token_ids, sampling.end))
-                done += len(rows)
-                if on_progress is not None:
-                    on_progress(done, len(prompts) * num_rollouts)
+            stepper = stepper_for(student.model, max_new_tokens)
+            waiting = _rounds(encoded, num_rollouts, batch_size)
+            live: list[_Row] = []
+            logits = torch.empty(0, device=student.device)
+            while waiting or live:
+                if admitted := _admit(waiting, batch_size - len(live), batch_size):
+                    prefilled = _prefill(student, [encoded[prompt] for prompt, _ in admitted])
+                    repeats = [len(rollouts) for _, rollouts in admitted]
+                    stepper.join(prefilled, repeats)
+                    first = prefilled.logits_PV.repeat_interleave(torch.tensor(repeats, device=student.device), dim=0)
+                    logits = torch.cat([logits, first]) if live else first
+                    live += [
+                        _Row(prompt, rollout, _draws(seed, prompt * num_rollouts + rollout, max_new_tokens))
+                        for prompt, rollouts in admitted
+                        for rollout in rollouts
+                    ]
+                tokens = _sample(logits, live, sampling)
+                going = []
+                for number, row in enumerate(live):
+                    if row.token_ids[-1] == end or len(row.token_ids) == max_new_tokens:
+                        results[row.prompt, row.rollout] = _completion(student, prompts[row.prompt], row, end)
+                        continue
+                    going.append(number)
+                    if len(row.token_ids) == max_think_tokens:
+                        row.pending.extend(_answer_now(student, row.token_ids))
+                if len(going) < len(live):
+                    stepper.keep(going)
+                    live = [live[number] for number in going]
+                    tokens = tokens[torch.tensor(going, dtype=torch.long, device=student.device)]
+                    if on_progress is not None:
+                        on_progress(len(results), len(prompts) * num_rollouts)
+                if live:
+                    logits = stepper.step(tokens)
     finally:
         student.model.train(training)
-    return results
+    return [[results[prompt, rollout] for rollout in range(num_rollouts)] for prompt in range(len(prompts))]
 
 
 def banned_token_ids(student: Student) -> list[int]:
@@ -112,82 +152,76 @@ def banned_token_ids(student: Student) -> list[int]:
     return [known[token] for token in _NEVER_SAMPLED if token in known] + list(range(len(tokenizer), vocabulary))
 
 
-def _batches(encoded: Sequence[Encoded], num_rollouts: int, batch_size: int) -> list[tuple[list[int], int]]:
-    """(prompt indices, rollouts of each) per batch: neighbours in length together, to pad little."""
+def _rounds(encoded: Sequence[Encoded], num_rollouts: int, batch_size: int) -> deque[tuple[int, range]]:
+    """(prompt, its rollouts that start together), neighbours in length together, to pad little."""
     order = sorted(range(len(encoded)), key=lambda i: (encoded[i].num_prompt, encoded[i].media_path))
-    rounds = [min(batch_size, num_rollouts - start) for start in range(0, num_rollouts, batch_size)]
-    num_prompts = max(1, batch_size // num_rollouts)
-    return [
-        (order[start : start + num_prompts], repeats)
-        for start in range(0, len(order), num_prompts)
-        for repeats in rounds
-    ]
+    starts = range(0, num_rollouts, batch_size)
+    return deque((i, range(start, min(start + batch_size, num_rollouts))) for i in order for start in starts)
 
 
-def _generate_batch(student: Student, encoded: Sequence[Encoded], repeats: int, sampling: _Sampling) -> list[list[int]]:
-    """Token ids of ``repeats`` completions of each prompt, prompt by prompt."""
+def _admit(waiting: deque[tuple[int, range]], free: int, batch_size: int) -> list[tuple[int, range]]:
+    """Take those who start now: none before a quarter of the batch is free, so that few prefills serve many rows."""
+    admitted: list[tuple[int, range]] = []
+    if 4 * free >= batch_size:
+        while waiting and len(waiting[0][1]) <= free:
+            admitted.append(waiting.popleft())
+            free -= len(admitted[-1][1])
+    return admitted
+
+
+def _prefill(student: Student, encoded: Sequence[Encoded]) -> Prefilled:
     batch = collate(student, encoded, padding="left").to(student.device)
     positions, deltas = rope_positions(student.model, batch)
-    cache = Cache(layer_class_to_replicate=_RoomyLayer)
+    cache = new_cache()
     output = student.model(**batch, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(repeats)
-    logits = output.logits[:, -1].repeat_interleave(repeats, dim=0)
-    mask = batch["attention_mask"].repeat_interleave(repeats, dim=0)
-    next_position = (batch["attention_mask"].sum(1, keepdim=True) + deltas).repeat_interleave(repeats, dim=0)
-    return _decode(student.model, cache, logits, mask, next_position, sampling)
+    next_positions = batch["attention_mask"].sum(1) + deltas[:, 0]
+    return Prefilled(cache, output.logits[:, -1], [item.num_prompt for item in encoded], next_positions)
 
 
-def _decode(
-    model: Any, cache: Cache, logits: torch.Tensor, mask: torch.Tensor, next_position: torch.Tensor, sampling: _Sampling
-) -> list[list[int]]:
-    """Sample until every row has ended; rows that ended leave the batch once they are half of it."""
-    sampled: list[list[int]] = [[] for _ in range(len(logits))]
-    rows = torch.arange(len(logits), device=logits.device)
-    padded = not bool(mask.all())
-    for _ in range(sampling.max_new_tokens - 1):
-        tokens = _sample(logits, sampling)
-        going = _append(sampled, rows, tokens, sampling.end)
-        if not going.any():
-            return sampled
-        if 2 * int(going.sum()) <= len(going):
-            rows, tokens, mask, next_position = rows[going], tokens[going], mask[going], next_position[going]
-            cache.batch_select_indices(going.nonzero()[:, 0])
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = model(
-            input_ids=tokens[:, None],
-            attention_mask=mask if padded else None,
-            position_ids=next_position.expand(3, -1, -1),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-        next_position = next_position + 1
-    _append(sampled, rows, _sample(logits, sampling), sampling.end)
-    return sampled
+def _draws(seed: int, stream: int, num_draws: int) -> np.ndarray:
+    return np.random.default_rng([seed, stream]).random(num_draws)
 
 
-def _append(sampled: list[list[int]], rows: torch.Tensor, tokens: torch.Tensor, end: int) -> torch.Tensor:
-    """Add each row's token unless the row has ended; True for the rows that go on."""
-    going = []
-    for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-        ended = bool(sampled[row]) and sampled[row][-1] == end
-        if not ended:
-            sampled[row].append(token)
-        going.append(not ended and token != end)
-    return torch.tensor(going, device=rows.device)
+def _answer_now(student: Student, token_ids: list[int]) -> list[int]:
+    """Tokens that end the thinking and open the answer; none if these tokens do not stand inside thinking."""
+    text = student.tokenizer.decode(token_ids, skip_special_tokens=False)
+    if _THINK not in text or _END_THINK in text:
+        return []
+    return list(student.tokenizer(_END_THINK + _ANSWER, add_special_tokens=False)["input_ids"])
 
 
-def _sample(logits: torch.Tensor, sampling: _Sampling) -> torch.Tensor:
-    """(rows, vocabulary) -> (rows,), by inverting the cumulative distribution."""
-    logits = logits.float().index_fill(1, sampling.banned, float("-inf"))
+def _sample(logits: torch.Tensor, rows: Sequence[_Row], sampling: _Sampling) -> torch.Tensor:
+    """(rows, vocabulary) -> (rows,), by inverting the cumulative distribution; rows keep their token and log-prob."""
+    scaled = logits.float().index_fill(1, sampling.banned, -torch.inf)
+    if sampling.temperature not in (0, 1):
+        scaled /= sampling.temperature
+    highest = scaled.amax(dim=1, keepdim=True)
+    weights = (scaled - highest).exp_()
     if sampling.temperature == 0:
-        return logits.argmax(dim=1)
-    probabilities = torch.softmax(logits / sampling.temperature, dim=1)
-    if sampling.top_p < 1:
-        probabilities = _nucleus(probabilities, sampling.top_p)
-    cumulative = probabilities.double().cumsum(dim=1)
-    draws = torch.rand(len(logits), 1, generator=sampling.generator, device=logits.device, dtype=torch.double)
-    tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
-    return tokens[:, 0].clamp(max=logits.shape[1] - 1)
+        tokens = scaled.argmax(dim=1, keepdim=True)
+        total = weights.sum(dim=1, keepdim=True, dtype=torch.double)
+    else:
+        cumulative = weights.cumsum(dim=1, dtype=torch.double)
+        total = cumulative[:, -1:]
+        if sampling.top_p < 1:
+            cumulative = _nucleus(weights / total, sampling.top_p).cumsum(dim=1)
+        draws = [row.draws[len(row.token_ids)] for row in rows]
+        draws_N1 = torch.tensor(draws, dtype=torch.double, device=logits.device).unsqueeze(1)
+        tokens = torch.searchsorted(cumulative, draws_N1 * cumulative[:, -1:], right=True)
+        tokens.clamp_(max=logits.shape[1] - 1)
+    if any(row.pending for row in rows):
+        forced = [row.pending[0] if row.pending else -1 for row in rows]
+        forced_N1 = torch.tensor(forced, device=logits.device).unsqueeze(1)
+        tokens = torch.where(forced_N1 >= 0, forced_N1, tokens)
+    logprobs = (scaled.gather(1, tokens) - highest).double() - total.log()
+    # One transfer for both: float64 holds every token id exactly.
+    for row, (token, logprob) in zip(rows, torch.cat([tokens.double(), logprobs], dim=1).tolist(), strict=True):
+        if row.pending:
+            row.pending.popleft()
+            row.forced.append(len(row.token_ids))
+        row.token_ids.append(int(token))
+        row.logprobs.append(logprob)
+    return tokens[:, 0]
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -199,8 +233,7 @@ def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
 
 def rope_positions(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions (3, batch, length) of a prompt, and (batch, 1) what the next token's position exceeds its index by."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    positions, deltas = bare.model.get_rope_index(
+    positions, deltas = without_adapters(model).model.get_rope_index(
         batch["input_ids"],
         mm_token_type_ids=batch["mm_token_type_ids"],
         image_grid_thw=batch["image_grid_thw"],
@@ -209,36 +242,9 @@ def rope_positions(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return positions, deltas.view(-1, 1)
 
 
-def _completion(student: Student, prompt: Prompt, token_ids: list[int], end: int) -> Completion:
-    truncated = token_ids[-1] != end
-    text = student.tokenizer.decode(token_ids if truncated else token_ids[:-1], skip_special_tokens=False)
+def _completion(student: Student, prompt: Prompt, row: _Row, end: int) -> Completion:
+    truncated = row.token_ids[-1] != end
+    text = student.tokenizer.decode(row.token_ids if truncated else row.token_ids[:-1], skip_special_tokens=False)
     width, height = student.pictures.resized_size(prompt.media_path)
-    return Completion(convert_text(text, student.boxes, "norm1000", width, height), token_ids, truncated)
-
-
-class _RoomyLayer(DynamicLayer):
-    """A cache layer with room ahead: appending a token writes in place instead of copying all before it."""
-
-    room = 64
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            return self.keys, self.values
-        assert self.keys is not None, "set by the first update"
-        assert self.values is not None, "set by the first update"
-        self.keys, self.values = self._extended(self.keys, key_states), self._extended(self.values, value_states)
-        return self.keys, self.values
-
-    def _extended(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """``held`` with ``new`` behind it; a held tensor that is the front of a longer buffer is not moved."""
-        start, end = held.shape[-2], held.shape[-2] + new.shape[-2]
-        buffer = held._base
-        if buffer is None or buffer.ndim != 4 or buffer.shape[-2] < end or buffer.shape[:2] != held.shape[:2]:
-            buffer = held.new_empty((*held.shape[:-2], end + self.room, held.shape[-1]))
-            buffer[..., :start, :] = held
-        buffer[..., start:end, :] = new
-        return buffer[..., :end, :]
+    text = convert_text(text, student.boxes, "norm1000", width, height)
+    return Completion(text, row.token_ids, truncated, row.logprobs, row.forced)
