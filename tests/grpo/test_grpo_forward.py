@@ -142,7 +142,7 @@ def test_packed_under_gradient_checkpointing_it_is_the_plain_forward(
     dialogues = pq.read_table(tables["dialogues"]).to_pylist()[:3]
     prompts = [Prompt(row["prompt"], row["media_path"]) for row in dialogues]
     rng = np.random.default_rng(1)
-    groups = [[rng.integers(0, 256, length).tolist() for length in lengths] for lengths in ((1, 6, 3), (9, 1), (2, 5))]
+    groups = [[rng.integers(0, 256, length).tolist() for length in lengths] for lengths in ((3, 6, 1), (9, 4), (2, 5))]
     completions = pad_completions(groups, 0, student.device)
     encoded = encode_prompts(student, prompts)
     weights_BC = torch.rand(completions.mask_BC.shape, generator=torch.Generator().manual_seed(0))

@@ -132,9 +132,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.0}])
-@pytest.mark.parametrize("merger", [False, True])
-def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[str, Any] | None, merger: bool) -> None:
-    student = {"precision": "float32", **({"lora": lora} if lora else {})}
+@pytest.mark.parametrize(("merger", "checkpointing"), [(False, False), (True, False), (True, True)])
+def test_a_shared_prompt_trains_the_same_student(
+    make_job: MakeJob, lora: dict[str, Any] | None, merger: bool, checkpointing: bool
+) -> None:
+    student = {"precision": "float32", "lora": lora, "gradient_checkpointing": checkpointing}
     frozen = {"vision": True, "merger": merger}  # with the merger frozen too, pictures are computed once
     settings = {
         "config_student": student,
