@@ -143,6 +143,7 @@ def _train(
         discard_after(job.folder / "rollouts", steps_done(checkpoint) // config.inner_updates if checkpoint else 0)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # the probes are both of whole precision
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     return [{**entry, "step": entry["step"] // config.inner_updates} for entry in steps], trainer.deepspeed
 

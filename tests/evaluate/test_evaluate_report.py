@@ -85,7 +85,7 @@ def written(
                 },
             },
         ],
-        history=[{"step": i, "reward": i / 10, "entropy": 1.0, "completion_tokens": 9.0} for i in range(1, 6)],
+        history=[{"step": i, "reward": i / 10, "sampled_entropy": 1.0, "completion_tokens": 9.0} for i in range(1, 6)],
         probe={
             when: {"reward": r, "num_prompts": 64, "num_rollouts": 4} for when, r in (("before", 1.25), ("after", 1.5))
         },

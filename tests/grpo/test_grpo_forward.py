@@ -29,7 +29,7 @@ from tasks.launcher.job import Job
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.freeze import freeze
-from tasks.student.generate import banned_token_ids
+from tasks.student.generate import Completion, banned_token_ids
 
 TEMPERATURE = 0.8
 
@@ -46,6 +46,12 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: module.checkpoint(tmp_path_factory.mktemp(name), name) for name in ("qwen2_5_vl", "qwen2_vl")}
 
 
+def padded(groups: list[list[list[int]]], student: Student) -> Completions:
+    """Completions of these token ids; what they were sampled with does not matter here."""
+    completions = [[Completion("", ids, False, [0.0] * len(ids)) for ids in group] for group in groups]
+    return pad_completions(completions, 0, student.device)
+
+
 @pytest.fixture(scope="module")
 def sampled(
     student_folder: Path, tables: dict[str, Path]
@@ -56,7 +62,7 @@ def sampled(
     prompts = [Prompt(row["prompt"], row["media_path"]) for row in rows]
     rng = np.random.default_rng(0)
     groups = [[rng.integers(0, 256, 1 + (5 * p + 2 * g) % 9).tolist() for g in range(3)] for p in range(4)]
-    return student, prompts, groups, pad_completions(groups, 0, student.device)
+    return student, prompts, groups, padded(groups, student)
 
 
 @pytest.fixture(params=[completion_logprobs, shared_prompt_logprobs, packed_logprobs])
@@ -143,8 +149,8 @@ def test_packed_under_gradient_checkpointing_it_is_the_plain_forward(
     dialogues = pq.read_table(tables["dialogues"]).to_pylist()[:3]
     prompts = [Prompt(row["prompt"], row["media_path"]) for row in dialogues]
     rng = np.random.default_rng(1)
-    groups = [[rng.integers(0, 256, length).tolist() for length in lengths] for lengths in ((1, 6, 3), (9, 1), (2, 5))]
-    completions = pad_completions(groups, 0, student.device)
+    groups = [[rng.integers(0, 256, length).tolist() for length in lengths] for lengths in ((3, 6, 1), (9, 4), (2, 5))]
+    completions = padded(groups, student)
     encoded = encode_prompts(student, prompts)
     weights_BC = torch.rand(completions.mask_BC.shape, generator=torch.Generator().manual_seed(0))
     weights_BC = (weights_BC - 0.5) * completions.mask_BC
@@ -171,11 +177,10 @@ def test_packed_under_gradient_checkpointing_it_is_the_plain_forward(
 
 
 def test_the_forward_follows_what_the_setting_allows(make_job: Callable[..., Job]) -> None:
-    def chosen(share: bool = True, zero: int = 2, **student: Any) -> Any:
+    def chosen(zero: int = 2, **student: Any) -> Any:
         deepspeed = f"pipeline_config/deepspeed/zero{zero}.json"
-        return training_forward(make_job(config_student=student, share_prompt=share, deepspeed=deepspeed).config)
+        return training_forward(make_job(config_student=student, deepspeed=deepspeed).config)
 
-    assert chosen(share=False) is completion_logprobs
     assert chosen() is shared_prompt_logprobs
     assert chosen(attention="flash_attention_2") is shared_prompt_logprobs
     assert chosen(gradient_checkpointing=True) is packed_logprobs
@@ -216,10 +221,22 @@ def test_a_frozen_tower_builds_no_graph_and_runs_once_per_picture(sampled: Any, 
 
 
 def test_completions_pad_behind_and_keep_their_prompt() -> None:
-    completions = pad_completions([[[5, 6, 7], [8]], [[9, 10], [11]]], 0, torch.device("cpu"))
+    groups = [
+        [Completion("", [5, 6, 7], True, [-0.5, 0.0, -1.0], forced=[1]), Completion("", [8], False, [-2.0])],
+        [Completion("", [9, 10], False, [-3.0, -4.0]), Completion("", [11], True, [-5.0])],
+    ]
+    completions = pad_completions(groups, 0, torch.device("cpu"))
     assert completions.token_ids_BC.tolist() == [[5, 6, 7], [8, 0, 0], [9, 10, 0], [11, 0, 0]]
     assert completions.mask_BC.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]]
     assert completions.prompt_B.tolist() == [0, 0, 1, 1]
+    assert completions.in_loss_BC.tolist() == [[1, 0, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], "what was forced is not"
+    assert completions.sampled_logprobs_BC.tolist() == [[-0.5, 0, -1], [-2, 0, 0], [-3, -4, 0], [-5, 0, 0]]
+    masked = pad_completions(groups, 0, torch.device("cpu"), mask_truncated=True)
+    assert masked.in_loss_BC.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert masked.mask_BC.tolist() == completions.mask_BC.tolist(), "attention still sees them"
+    part = completions.rows(torch.tensor([1, 2]))
+    assert part.token_ids_BC.tolist() == [[8, 0], [9, 10]]
+    assert part.prompt_B.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("merger", [False, True], ids=["merger", "frozen merger"])

@@ -54,7 +54,6 @@ SHARED: dict[str, Any] = {
     "batch_size": 3,
     "probe_prompts": 2,
     "loss_per": "token",
-    "share_prompt": True,
     "config_student": {"devices": 2},
 }
 
@@ -72,20 +71,30 @@ def start(job: Job, launcher: Sequence[str] = (), child: str = CHILD) -> subproc
 
 
 def finish(process: subprocess.Popen[bytes], job: Job) -> None:
-    assert process.wait(timeout=240) == 0, (job.folder / "child.log").read_text()
+    try:
+        ended = process.wait(timeout=240)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    assert ended == 0, (job.folder / "child.log").read_text()
 
 
-def kill_after(process: subprocess.Popen[bytes], seen: Path, job: Job) -> None:
-    """SIGKILL to the process and its ranks, which stand in sessions of their own, once ``seen`` exists."""
-    while not seen.exists():
-        assert process.poll() is None, (job.folder / "child.log").read_text()
-        time.sleep(0.01)
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the process and its ranks, which stand in sessions of their own."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for member in family:
         member.kill()
     assert process.wait() == -signal.SIGKILL
     psutil.wait_procs(family, timeout=30)
+
+
+def kill_after(process: subprocess.Popen[bytes], seen: Path, job: Job) -> None:
+    """Kill once ``seen`` exists."""
+    while not seen.exists():
+        assert process.poll() is None, (job.folder / "child.log").read_text()
+        time.sleep(0.01)
+    kill(process)
 
 
 def steps_of(job: Job) -> list[dict[str, float]]:
@@ -169,4 +178,4 @@ def test_the_launcher_starts_it_and_hears_its_progress(make_job: Callable[..., J
     log = (job.folder / "child.log").read_text()
     sent = [json.loads(line.removeprefix(METRICS_MARK)) for line in log.splitlines() if line.startswith(METRICS_MARK)]
     assert [line["step"] for line in sent] == [1, 2]
-    assert {"reward", "entropy", "zero_variance_share", "grad_norm"} <= set(sent[0]["metrics"])
+    assert {"reward", "entropy", "sampled_entropy", "logprob_gap", "zero_variance_share", "grad_norm"} <= set(sent[0]["metrics"])

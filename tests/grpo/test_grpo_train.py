@@ -22,7 +22,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from data_contracts.check import ContractError
 from data_contracts.records import ROLLOUTS
 from pipeline_config.schema import ConfigError, StudentConfig
+from tasks.grpo.forward import completion_logprobs
 from tasks.grpo.train import run
+from tasks.grpo.trainer import GrpoTrainer
 from tasks.launcher.job import Job
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.freeze import parameter_digest
@@ -30,7 +32,7 @@ from tasks.student.freeze import parameter_digest
 MakeJob = Callable[..., Job]
 FIGURES = {
     "reward", "reward_std", "accuracy", "part_letters", "entropy", "zero_variance_share", "clip_low", "clip_high",
-    "approx_kl", "all_right_share", "all_wrong_share", "expansion", "num_rollouts", "skipped_updates",
+    "approx_kl", "sampled_entropy", "logprob_gap", "all_right_share", "all_wrong_share", "expansion", "num_rollouts", "skipped_updates",
     "completion_tokens", "truncated_share", "grad_norm", "learning_rate", "loss", "step",
 }  # fmt: skip
 pytestmark = pytest.mark.usefixtures("letters_reward")
@@ -90,6 +92,8 @@ def test_three_steps_write_student_history_and_every_rollout(make_job: MakeJob, 
         assert entry["reward"] == pytest.approx(sum(rewards) / len(rewards))
         assert entry["clip_low"] == entry["clip_high"] == 0, "the first update of a step is on-policy"
         assert entry["approx_kl"] == pytest.approx(0, abs=1e-9)
+        assert entry["logprob_gap"] < 1e-5, "the policy that samples is the one that trains"
+        assert entry["sampled_entropy"] == pytest.approx(entry["entropy"], rel=0.25)
     probes = json.loads((job.out / "history.json").read_text())["probe"]
     assert probes["before"]["reward"] == facts["probe_before"]
     assert probes["after"]["reward"] == facts["probe_after"]
@@ -134,9 +138,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.0}])
-@pytest.mark.parametrize("merger", [False, True])
-def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[str, Any] | None, merger: bool) -> None:
-    student = {"precision": "float32", **({"lora": lora} if lora else {})}
+@pytest.mark.parametrize(("merger", "checkpointing"), [(False, False), (True, False), (True, True)])
+def test_a_shared_prompt_trains_the_same_student(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, lora: dict[str, Any] | None, merger: bool, checkpointing: bool
+) -> None:
+    student = {"precision": "float32", "lora": lora, "gradient_checkpointing": checkpointing}
     frozen = {"vision": True, "merger": merger}
     settings = {
         "config_student": student,
@@ -147,9 +153,10 @@ def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[s
         "batch_size": 3,
         "lr": 1e-3,
     }
-    repeated, shared = (make_job(str(share), share_prompt=share, **settings) for share in (False, True))
-    for job in (repeated, shared):
-        run(job)
+    repeated, shared = (make_job(name, **settings) for name in ("repeated", "shared"))
+    run(shared)
+    monkeypatch.setattr("tasks.grpo.trainer.training_forward", lambda config: completion_logprobs)
+    run(repeated)
     file = "adapter_model.safetensors" if lora else "model.safetensors"
     theirs, ours = (load_file(job.out / file) for job in (repeated, shared))
     assert theirs.keys() == ours.keys()
@@ -158,9 +165,9 @@ def test_a_shared_prompt_trains_the_same_student(make_job: MakeJob, lora: dict[s
     assert rollouts(shared) == rollouts(repeated)
 
 
-@pytest.mark.parametrize("share_prompt", [False, True])
+@pytest.mark.parametrize("repeat_prompt", [False, True])
 def test_a_tower_that_is_frozen_sees_a_picture_once_and_trains_the_same_student(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share_prompt: bool
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repeat_prompt: bool
 ) -> None:
     """In rollouts and training of all steps and probes. One that trains: once for the rollouts and each forward."""
     monkeypatch.setenv("DISCERN_HOME", str(tmp_path / "home"))
@@ -174,8 +181,10 @@ def test_a_tower_that_is_frozen_sees_a_picture_once_and_trains_the_same_student(
     monkeypatch.setattr(Tower, "forward", counting)
     settings = {
         **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 8, "lr": 1e-3},
-        **{"beta": 0.02, "share_prompt": share_prompt, "probe_prompts": 2},
+        **{"beta": 0.02, "probe_prompts": 2},
     }
+    if repeat_prompt:
+        monkeypatch.setattr("tasks.grpo.trainer.training_forward", lambda config: completion_logprobs)
     kept, plain, trained = (
         make_job(name, freeze={"vision": name != "trained"}, **settings) for name in ("kept", "plain", "trained")
     )
@@ -215,6 +224,7 @@ def test_mixed_precision_keeps_the_optimizers_weights_whole(make_job: MakeJob) -
     job = make_job(steps=2, batch_size=8, config_student={"precision": "bfloat16"})
     run(job)
     assert all(abs(entry["approx_kl"]) < 1e-6 and entry["grad_norm"] > 0 for entry in history(job))
+    assert all(0 < entry["logprob_gap"] < 0.05 for entry in history(job)), "sampling rounds as training, nearly"
     assert {tensor.dtype for tensor in weights(job).values()} == {torch.float32}
 
 
@@ -364,3 +374,26 @@ def test_an_update_that_is_no_number_is_skipped(make_job: MakeJob, monkeypatch: 
     monkeypatch.setattr(module, "clipped_loss", lambda *a, **k: (real(*a, **k)[0] * float("nan"), real(*a, **k)[1]))
     with pytest.raises(ValueError, match=r"lower grpo\.optimiser\.lr"):
         run(make_job("hopeless", steps=9, batch_size=8))
+
+
+def test_thinking_can_be_cut_short_and_what_was_put_there_is_not_trained_on(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student of random weights opens no thinking by itself: here every text counts as thinking that goes on."""
+    import tasks.student.generate as sampling
+
+    monkeypatch.setattr(sampling, "_answer_now", lambda student, token_ids: [5, 6])
+    seen = []
+    real = GrpoTrainer._micro_loss
+
+    def looking(self: Any, model: Any, batch: Any, rows: slice, **settings: Any) -> torch.Tensor:
+        seen.append(batch.completions.rows(rows))
+        return real(self, model, batch, rows, **settings)
+
+    monkeypatch.setattr(GrpoTrainer, "_micro_loss", looking)
+    run(make_job(steps=1, max_think_tokens=3, batch_size=8))
+    (completions,) = seen
+    longer = completions.mask_BC.sum(1) > 5
+    assert longer.any()
+    assert completions.token_ids_BC[longer][:, 3:5].tolist() == [[5, 6]] * int(longer.sum())
+    assert completions.in_loss_BC[longer][:, :6].tolist() == [[1, 1, 1, 0, 0, 1]] * int(longer.sum())
