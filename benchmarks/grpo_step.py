@@ -156,7 +156,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
             "grpo": {
                 **{"steps": steps, "prompts_per_step": setting.num_prompts, "num_rollouts": G},
                 **{"max_new_tokens": COMPLETION, "batch_size": num_completions, "save_steps": 10_000},
-                **{"optimiser": {"lr": 1e-6}, "share_prompt": True},
+                "optimiser": {"lr": 1e-6},
                 "freeze": {"vision": not train_vision, "merger": not train_vision},
             },
         },
@@ -297,7 +297,7 @@ def bfloat16_gap(setting: Setting, folder: Path) -> dict[str, float]:
     text = question(lambda text: encode_prompt(student, Prompt(text, pictures[0])).num_prompt, setting.prompt_tokens)
     prompts = [Prompt(text, picture) for picture in pictures]
     groups = generate(student, prompts, num_rollouts=G, max_new_tokens=COMPLETION, batch_size=G * len(prompts), seed=0)
-    completions = pad_completions([[c.token_ids for c in group] for group in groups], 0, student.device)
+    completions = pad_completions(groups, 0, student.device)
     with torch.no_grad():
         expected, _ = completion_logprobs(
             student.model,

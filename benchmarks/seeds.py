@@ -33,7 +33,7 @@ WAYS = {
 CURVES = {
     "reward": "Mean reward",
     "zero_variance_share": "Share of groups without variance",
-    "entropy": "Entropy of the tokens trained on, nats",
+    "sampled_entropy": "Entropy per token, nats",
 }
 STRETCHES = 5  # of a curve, in the printed table
 

@@ -269,6 +269,9 @@ class MineConfig(Section):
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: Count = 96
+    max_think_tokens: Count | None = Field(
+        None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
+    )
     batch_size: Count = Field(128, description="rollouts generated at once")
     right_above: Share = Field(0.99, description="a rollout whose accuracy reward exceeds this counts as all right")
     easy_pool: Annotated[int, Field(ge=0)] = Field(8, description="solved prompts kept beside the hard ones")
@@ -307,14 +310,12 @@ class GrpoConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     num_rollouts: Annotated[int, Field(ge=2)] = Field(8, description="G, per prompt")
     max_new_tokens: Count = 96
+    max_think_tokens: Count | None = Field(
+        None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
+    )
     temperature: float = 1.0
     top_p: float = 1.0
     batch_size: Count = Field(32, description="completions per device and forward pass")
-    share_prompt: bool = Field(
-        False,
-        description="compute each prompt of a batch once for all its completions (flash_attention_2 under gradient "
-        "checkpointing or ZeRO-3 repeats it)",
-    )
     clip_low: float = 0.2
     clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")
     beta: float = Field(0.0, description="weight of the KL to the SFT student; 0 loads no reference")
@@ -396,6 +397,9 @@ class RewardsConfig(Section):
 class EvaluateConfig(Section):
     prompts: Count = Field(500, description="held-out dialogues at most, spread over the photographs")
     max_new_tokens: Count = 160
+    max_think_tokens: Count | None = Field(
+        None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
+    )
     batch_size: Count = 64
     replicates: Count = Field(1000, description="bootstrap over source photographs")
     gallery: Count = Field(24, description="pictures shown in the report")

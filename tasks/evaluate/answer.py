@@ -120,6 +120,7 @@ def _answer(job: Job, sitting: Sitting, chosen: Sequence[Row], place: int, num_s
         [Prompt(text=row["prompt"], media_path=sitting.pictures[row["media_path"]]) for row in chosen],
         temperature=0.0,
         max_new_tokens=settings.max_new_tokens,
+        max_think_tokens=settings.max_think_tokens,
         batch_size=settings.batch_size,
         seed=job.seed,
         on_progress=_progress_of(place, num_sittings),

@@ -50,11 +50,14 @@ def rollout_figures(
 
     "reward" and "accuracy" per rollout; "reward_std" within a group (ddof 1), what advantages are made of;
     "zero_variance_share" of groups; "all_right_share" and "all_wrong_share" of groups by their accuracy;
+    "sampled_entropy" per sampled token, nats: the mean of -log-prob, which estimates the policy's entropy;
     "completion_tokens" and "truncated_share" per rollout; "part_<name>" the parts of the reward beside accuracy, over
     the rollouts they apply to.
     """
     flat = [s for group in scores for s in group]
     sampled = [c for group in completions for c in group]
+    num_sampled = sum(len(c.token_ids) - len(c.forced) for c in sampled)
+    surprise = -sum(logprob for c in sampled for i, logprob in enumerate(c.logprobs) if i not in c.forced)
     figures = {
         "reward": (float(rewards.sum()), float(rewards.size)),
         "reward_std": (float(rewards.std(axis=1, ddof=1).sum()), float(len(rewards))),
@@ -62,6 +65,7 @@ def rollout_figures(
         "accuracy": _sum([s.accuracy for s in flat]),
         "all_right_share": _sum([min(s.accuracy for s in group) > right_above for group in scores]),
         "all_wrong_share": _sum([max(s.accuracy for s in group) <= 0 for group in scores]),
+        "sampled_entropy": (surprise, float(num_sampled)),
         "completion_tokens": _sum([len(c.token_ids) for c in sampled]),
         "truncated_share": _sum([c.truncated for c in sampled]),
     }

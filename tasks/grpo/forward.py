@@ -20,7 +20,7 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 
 # isort: split
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from transformers.cache_utils import DynamicCache
 
 from pipeline_config.schema import PipelineConfig
 from tasks.grpo.objective import token_logprobs
-from tasks.student.generate import rope_positions
+from tasks.student.generate import Completion, rope_positions
 from tasks.student.vision import as_encoder_outputs
 from tasks.student.zero import zero_stage
 
@@ -41,40 +41,68 @@ _PROMPT, _PADDING = -1, -2
 
 @dataclass(frozen=True)
 class Completions:
-    """Sampled completions, right-padded. prompt_B: row of each one's prompt. mask_BC: 1 on its own tokens."""
+    """Sampled completions, right-padded.
+
+    prompt_B: row of each one's prompt. mask_BC: 1 on its own tokens. in_loss_BC: 1 on those of them that are trained
+    on. sampled_logprobs_BC: of the policy that sampled them.
+    """
 
     prompt_B: Tensor
     token_ids_BC: Tensor
     mask_BC: Tensor
+    in_loss_BC: Tensor
+    sampled_logprobs_BC: Tensor
 
     def __len__(self) -> int:
         return len(self.prompt_B)
 
-    def rows(self, rows: slice) -> Completions:
+    def rows(self, rows: slice | Tensor) -> Completions:
         """A part of them, its padding cut to its longest."""
-        mask_BC = self.mask_BC[rows]
-        longest = max(1, int(mask_BC.sum(-1).max()))
-        return Completions(self.prompt_B[rows], self.token_ids_BC[rows, :longest], mask_BC[:, :longest])
+        longest = max(1, int(self.mask_BC[rows].sum(-1).max()))
+        return Completions(
+            self.prompt_B[rows],
+            *(
+                tensor_BC[rows, :longest]
+                for tensor_BC in (self.token_ids_BC, self.mask_BC, self.in_loss_BC, self.sampled_logprobs_BC)
+            ),
+        )
 
 
-def pad_completions(token_ids: list[list[list[int]]], padding: int, device: torch.device) -> Completions:
-    """Completions from token ids per prompt and rollout, in that order."""
-    flat = [torch.tensor(ids or [padding], dtype=torch.long) for group in token_ids for ids in group]
-    lengths = torch.tensor([len(ids) for group in token_ids for ids in group])
-    padded_BC = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=padding)
-    mask_BC = (torch.arange(padded_BC.shape[1]) < lengths.unsqueeze(1)).long()
-    prompt_B = torch.tensor([p for p, group in enumerate(token_ids) for _ in group])
-    return Completions(prompt_B.to(device), padded_BC.to(device), mask_BC.to(device))
+def pad_completions(
+    groups: Sequence[Sequence[Completion]], padding: int, device: torch.device, *, mask_truncated: bool = False
+) -> Completions:
+    """The completions of each prompt, in that order. Tokens that were not sampled are not in the loss.
+
+    mask_truncated: nor is any token of a truncated completion (DAPO).
+    """
+    flat = [completion for group in groups for completion in group]
+    lengths = torch.tensor([len(completion.token_ids) for completion in flat])
+    mask_BC = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
+    in_loss_BC = mask_BC.clone()
+    for row, completion in enumerate(flat):
+        in_loss_BC[row, completion.forced] = 0
+        if mask_truncated and completion.truncated:
+            in_loss_BC[row] = 0
+
+    def padded(values: list[list[Any]], dtype: torch.dtype, value: int) -> Tensor:
+        rows = [torch.tensor(row, dtype=dtype) for row in values]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value).to(device)
+
+    return Completions(
+        torch.tensor([p for p, group in enumerate(groups) for _ in group], device=device),
+        padded([completion.token_ids for completion in flat], torch.long, padding),
+        mask_BC.to(device),
+        in_loss_BC.to(device),
+        padded([completion.logprobs for completion in flat], torch.float32, 0),
+    )
 
 
 def training_forward(config: PipelineConfig) -> LogprobsForward:
-    """The forward that ``config.grpo`` and ``config.student`` ask for and allow."""
+    """The cheapest forward that ``config.grpo`` and ``config.student`` allow."""
     student = config.student
-    if not config.grpo.share_prompt:
-        return completion_logprobs
     one_call = student.gradient_checkpointing or zero_stage(config.grpo.deepspeed) == 3
     if not one_call:
-        # The cheapest: no attention from one completion to another is computed, and the mask stays small.
+        # No attention from one completion to another is computed, and the mask stays small.
         return shared_prompt_logprobs
     # Gradient checkpointing switches the cache off. ZeRO-3 gathers weights in every call, so all ranks must make the
     # same number, while the cache's second call is left out where every completion is one token long.

@@ -30,6 +30,7 @@ def probe(
         temperature=config.grpo.temperature,
         top_p=config.grpo.top_p,
         max_new_tokens=config.grpo.max_new_tokens,
+        max_think_tokens=config.grpo.max_think_tokens,
         batch_size=config.mine.batch_size,
         seed=seed,
     )

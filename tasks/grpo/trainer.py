@@ -165,16 +165,18 @@ class GrpoTrainer(StudentTrainer):
         drawn = self.prompt_sampler.draw(min(num_drawn, len(self.dialogues) // world * world))
         dialogues = [self.dialogues[i] for i in drawn[rank::world]]
         prompts = [Prompt(text=row["prompt"], media_path=row["media_path"]) for row in dialogues]
-        completions = generate(
-            self.student,
-            prompts,
-            num_rollouts=self.grpo.num_rollouts,
-            temperature=self.grpo.temperature,
-            top_p=self.grpo.top_p,
-            max_new_tokens=self.grpo.max_new_tokens,
-            batch_size=self.config.mine.batch_size,
-            seed=derive_seed(self.args.seed, step, rank),
-        )
+        with self.accelerator.autocast():
+            completions = generate(
+                self.student,
+                prompts,
+                num_rollouts=self.grpo.num_rollouts,
+                temperature=self.grpo.temperature,
+                top_p=self.grpo.top_p,
+                max_new_tokens=self.grpo.max_new_tokens,
+                max_think_tokens=self.grpo.max_think_tokens,
+                batch_size=self.config.mine.batch_size,
+                seed=derive_seed(self.args.seed, step, rank),
+            )
         scores = score_rollouts(dialogues, completions, self.config)
         rewards = np.array([[s.total for s in group] for group in scores])
         advantages = group_advantages(rewards, scale_by_std=self.grpo.scale_by_std)
@@ -210,22 +212,19 @@ class GrpoTrainer(StudentTrainer):
     ) -> tuple[StepBatch, np.ndarray]:
         """The batch of the kept groups, and which (prompt, rollout) have a part in the loss."""
         padding = self.student.tokenizer.pad_token_id
-        sampled = pad_completions([[c.token_ids for c in group] for group in completions], padding, self.args.device)
-        if self.grpo.overlong.mask:
-            truncated = torch.tensor([c.truncated for group in completions for c in group], device=self.args.device)
-            sampled.mask_BC[truncated] = 0
+        sampled = pad_completions(completions, padding, self.args.device, mask_truncated=self.grpo.overlong.mask)
         divisor = torch.tensor(
-            normaliser(sampled.mask_BC, self.grpo.loss_per, self.grpo.max_new_tokens), device=self.args.device
+            normaliser(sampled.in_loss_BC, self.grpo.loss_per, self.grpo.max_new_tokens), device=self.args.device
         )
         advantages_B = torch.tensor(advantages.reshape(-1), dtype=torch.float32, device=self.args.device)
-        in_loss_B = sampled.mask_BC.any(-1) & ((advantages_B != 0) | bool(self.grpo.beta))
+        in_loss_B = sampled.in_loss_BC.any(-1) & ((advantages_B != 0) | bool(self.grpo.beta))
         # Every rank makes as many forward passes: an empty micro-batch is filled with rows that add nothing.
         fillers = in_loss_B.logical_not().nonzero()[:, 0]
         num_missing = max(0, self.args.gradient_accumulation_steps - int(in_loss_B.sum()))
         rows = torch.cat([in_loss_B.nonzero()[:, 0], fillers[:num_missing]]).sort().values
         batch = StepBatch(
             prompts=dict(encode_prompts(self.student, prompts)),
-            completions=Completions(sampled.prompt_B[rows], sampled.token_ids_BC[rows], sampled.mask_BC[rows]),
+            completions=sampled.rows(rows),
             advantages=advantages_B[rows],
             # Gradients are averaged over ranks, so each divides by the mean of what the ranks hold.
             divisor=float(self.accelerator.reduce(divisor, reduction="mean")),
@@ -240,13 +239,16 @@ class GrpoTrainer(StudentTrainer):
             with self.reference.in_place():
                 reference_logprobs, _ = self._logprobs(model, batch, completions)
         logprobs, entropies = self._logprobs(model, batch, completions)
+        in_loss_BC = completions.in_loss_BC
         if first_update:
             batch.old_logprobs.append(logprobs.detach())
+            gaps = (logprobs.detach() - completions.sampled_logprobs_BC)[in_loss_BC.bool()].abs()
+            self.figures.add({"logprob_gap": (float(gaps.sum()), float(len(gaps)))})
         loss, sums = clipped_loss(
             logprobs,
             batch.old_logprobs[self._micro],
             batch.advantages[rows],
-            completions.mask_BC,
+            in_loss_BC,
             clip_low=self.grpo.clip_low,
             clip_high=self.grpo.clip_high,
             beta=self.grpo.beta,
@@ -262,7 +264,7 @@ class GrpoTrainer(StudentTrainer):
                 )
             self._broken = True
             return torch.stack([p.flatten()[0] for p in model.parameters() if p.requires_grad]).sum() * 0.0
-        sums["entropy"] = (entropies * completions.mask_BC).sum()
+        sums["entropy"] = (entropies * in_loss_BC).sum()
         num_tokens = float(sums.pop("tokens"))
         if self.reference is None:
             del sums["reference_kl"]

@@ -32,8 +32,8 @@ from tasks.student.freeze import parameter_digest
 MakeJob = Callable[..., Job]
 FIGURES = {
     "reward", "reward_std", "accuracy", "part_letters", "entropy", "zero_variance_share", "clip_low", "clip_high",
-    "approx_kl", "sampled_entropy", "logprob_gap", "all_right_share", "all_wrong_share", "expansion", "num_rollouts", "skipped_updates",
-    "completion_tokens", "truncated_share", "grad_norm", "learning_rate", "loss", "step",
+    "approx_kl", "sampled_entropy", "logprob_gap", "all_right_share", "all_wrong_share", "expansion", "num_rollouts",
+    "skipped_updates", "completion_tokens", "truncated_share", "grad_norm", "learning_rate", "loss", "step",
 }  # fmt: skip
 pytestmark = pytest.mark.usefixtures("letters_reward")
 

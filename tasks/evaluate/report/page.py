@@ -36,7 +36,7 @@ SEEING = ("base", "sft", "grpo", "champion")  # students that saw the picture
 HISTORY = {
     "reward": "Mean reward",
     "accuracy": "Mean accuracy",
-    "entropy": "Entropy per token, nats",
+    "sampled_entropy": "Entropy per token, nats",
     "completion_tokens": "Tokens per completion",
     "zero_variance_share": "Share of groups without variance",
     "expansion": "Prompts rolled out per prompt trained on",
