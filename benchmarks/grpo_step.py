@@ -143,9 +143,14 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
     from pipeline_config.schema import StudentConfig, load_config
     from tasks.grpo.sampler import ShuffledSampler
     from tasks.grpo.train import grpo_arguments
+    from tasks.rewards.reward import reward
     from tasks.student.checkpoint import load_student
     from tasks.student.freeze import freeze
 
+    # As TRL's turn rewards: groups that differ, so that every completion is trained on.
+    reward("length", judges="form", source="benchmark", formula="characters mod 7")(
+        lambda item: float(len(item.turn.text) % 7)
+    )
     num_completions = G * setting.num_prompts
     config = load_config(
         "tiny",
@@ -153,6 +158,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
             "student.model": str(folder / "model"),
             "student.precision": "float32",
             "mine.batch_size": num_completions,
+            "rewards.rubrics": {"choice": {"length": 1.0}},
             "grpo": {
                 **{"steps": steps, "prompts_per_step": setting.num_prompts, "num_rollouts": G},
                 **{"max_new_tokens": COMPLETION, "batch_size": num_completions, "save_steps": 10_000},
@@ -186,7 +192,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
         clock.wrap(stepper, "step", "decode")
     clock.wrap(sampling, "_sample", "decode")
     clock.wrap(trainer_module, "score_rollouts", "reward")
-    clock.wrap(trainer_module, "shared_prompt_logprobs", "forward")
+    clock.wrap(trainer_module.GrpoTrainer, "_logprobs", "forward")
     trainer = trainer_module.GrpoTrainer(
         student,
         dialogues,
