@@ -2,9 +2,9 @@
 
 `TextStepper` runs the layers of a plain Qwen2-VL or Qwen2.5-VL text model itself. A prompt's keys and values are kept
 once, however many rows go on from it: the queries of its rows, and of the heads that share a key, are the rows of one
-matrix product; a row's own keys and values stand in a buffer beside; one softmax runs over both. Linear layers, norms
-and MLPs are the model's own modules, so LoRA and quantised ones are served as they are: joining q/k/v or gate/up into
-one matrix was no faster. `LibraryStepper` takes any other model through its own forward, the prompt repeated per row.
+matrix product; a row's own keys and values stand in a buffer beside; one softmax runs over both. A small model's linear
+layers over the same input are joined; adapters, quantised layers and large models run as the modules they are.
+`LibraryStepper` takes any other model through its own forward, the prompt repeated per row.
 
 Rows at different lengths are aligned at their newest token, so each step writes one column for all.
 
@@ -32,6 +32,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
 
 _ROOM = 64  # columns that a buffer is made longer than what it holds
+_MOST_JOINED = 2**28  # bytes of weights that are copied to be joined
 _MODELS = (qwen2_5_vl.Qwen2_5_VLForConditionalGeneration, qwen2_vl.Qwen2VLForConditionalGeneration)
 _TEXT_MODELS = (qwen2_5_vl.Qwen2_5_VLTextModel, qwen2_vl.Qwen2VLTextModel)
 _LAYERS = (qwen2_5_vl.Qwen2_5_VLDecoderLayer, qwen2_vl.Qwen2VLDecoderLayer)
@@ -109,12 +110,15 @@ class TextStepper:
 
     def __init__(self, model: Any, max_new_tokens: int) -> None:
         bare = without_adapters(model)
-        self._text, self._head = bare.model.language_model, bare.lm_head
+        self._text = bare.model.language_model
         self._max_new_tokens = max_new_tokens
         attention = self._text.layers[0].self_attn
         self._kv_heads, self._group = attention.num_key_value_heads, attention.num_key_value_groups
         self._head_dim, self._scale = attention.head_dim, attention.scaling
         self._autocast = torch.is_autocast_enabled(bare.device.type)
+        join = sum(p.nbytes for p in self._text.layers.parameters()) <= _MOST_JOINED
+        self._layers = [_Layer(layer, join) for layer in self._text.layers]
+        self._logits = _Product([bare.lm_head], join)
         self._cos = self._sin = torch.empty(0, 1, self._head_dim, device=bare.device)
         self._clear(bare.device)
 
@@ -164,20 +168,20 @@ class TextStepper:
             self._arrange()
         hidden = self._text.embed_tokens(tokens_N)
         cos, sin = self._cos[self._positions_N], self._sin[self._positions_N]
-        for number, layer in enumerate(self._text.layers):
-            normalised = _normalised(layer.input_layernorm, hidden)
-            hidden = hidden + self._attention(number, layer.self_attn, normalised, cos, sin)
-            hidden = hidden + layer.mlp(_normalised(layer.post_attention_layernorm, hidden))
+        for number, layer in enumerate(self._layers):
+            hidden = hidden + self._attention(number, layer, _normalised(layer.norm, hidden), cos, sin).t()
+            gate, up = layer.gate_up(_normalised(layer.mlp_norm, hidden)).chunk(2)
+            hidden = hidden + layer.down((layer.activation(gate) * up).t()).t()
         self._used += 1
         self._positions_N += 1
-        logits: Tensor = self._head(_normalised(self._text.norm, hidden))
-        return logits
+        return self._logits(_normalised(self._text.norm, hidden)).t()
 
-    def _attention(self, number: int, attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attention(self, number: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(hidden width, N)."""
         num_rows, slots_N = len(hidden), self._slots_N
-        qk = torch.cat([attention.q_proj(hidden), attention.k_proj(hidden)], dim=1).view(num_rows, -1, self._head_dim)
+        qkv = layer.qkv(hidden).t().reshape(num_rows, -1, self._head_dim)
+        qk, value = qkv.split([self._kv_heads * (self._group + 1), self._kv_heads], dim=1)
         qk = qk * cos + qk.roll(self._head_dim // 2, dims=-1) * sin
-        value = attention.v_proj(hidden).view(num_rows, -1, self._head_dim)
         if slots_N is not None:
             num_slots = len(self._lengths) * self._width
             qk = qk.new_zeros(num_slots, *qk.shape[1:]).index_copy_(0, slots_N, qk)
@@ -189,8 +193,7 @@ class TextStepper:
         # Under autocast the keys are rotated in float32; the products would be rounded again.
         with torch.autocast(hidden.device.type, enabled=False) if self._autocast else contextlib.nullcontext():
             out = self._attend(number, query.to(own_keys.dtype))
-        projected: Tensor = attention.o_proj(out if slots_N is None else out[slots_N])
-        return projected
+        return layer.out(out if slots_N is None else out[slots_N])
 
     def _attend(self, number: int, query: Tensor) -> Tensor:
         """(S, K G, D) -> (S, K G D): one softmax over the prompt's and the own keys of each slot."""
@@ -282,6 +285,44 @@ class TextStepper:
                 of_slot[slot] = start
             bias = _bias_before(of_slot, self._own_kv[0][0].shape[2], device)
             self._own_bias = bias.view(len(lengths), width, 1, 1, -1)
+
+
+class _Product:
+    """Linear layers over one input, as one: (N, in) -> (sum of out, N).
+
+    join: with weights of its own, on the left of the product, which on a CPU is the faster side for few rows.
+    """
+
+    def __init__(self, linears: Sequence[Any], join: bool) -> None:
+        self._linears = linears
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
+        if join and all(type(linear) is torch.nn.Linear and not linear._forward_hooks for linear in linears):
+            weights = [linear.weight for linear in linears]
+            device = weights[0].device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights[0].dtype
+            self._weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
+            if linears[0].bias is not None:
+                self._bias = torch.cat([linear.bias for linear in linears]).to(dtype).unsqueeze(1)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        if self._weight is None:
+            return torch.cat([linear(x_NI) for linear in self._linears], dim=1).t()
+        if self._bias is None:
+            return torch.mm(self._weight, x_NI.t())
+        return torch.addmm(self._bias, self._weight, x_NI.t())
+
+
+class _Layer:
+    """A decoder layer's parts."""
+
+    def __init__(self, layer: Any, join: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm, self.mlp_norm, self.activation = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
+        self.qkv = _Product([attention.q_proj, attention.k_proj, attention.v_proj], join)
+        self.out = _Product([attention.o_proj], join)
+        self.gate_up = _Product([mlp.gate_proj, mlp.up_proj], join)
+        self.down = _Product([mlp.down_proj], join)
 
 
 def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:

@@ -41,10 +41,12 @@ def policy_logprobs(student: Student, prompt: Prompt, token_ids: list[int], temp
     return torch.log_softmax(logits / temperature, dim=1).gather(1, ids.T)[:, 0]
 
 
-@pytest.fixture(params=["own step", "library's step"])
+@pytest.fixture(params=["own step", "own step, layers apart", "library's step"])
 def either_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "own step":
+    if request.param == "library's step":
         monkeypatch.setattr(decode, "is_plain", lambda model: False)
+    if request.param == "own step, layers apart":
+        monkeypatch.setattr(decode, "_MOST_JOINED", 0)
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["full", "lora"])
