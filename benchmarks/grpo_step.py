@@ -1,13 +1,19 @@
 """One GRPO step of ours beside TRL's: the same model, prompts, G, completion lengths and optimizer, on one device.
 
     python -m benchmarks.grpo_step --json grpo_step.json
+    python -m benchmarks.grpo_step --device cuda --shape 3b --json grpo_step_3b.json
 
-A Qwen2.5-VL of about 6.5M parameters (4 + 4 layers, random weights), G 8, 64 completion tokens, the end of turn banned
-so that all have that length. short: four 112 x 112 pictures, 77 prompt tokens, 32 completions a step; long: one
-896 x 896 picture, 1,085 prompt tokens (1,024 of them vision), 8 completions. With the vision tower frozen and trained;
-no picture is seen in two steps. The two trainers take turns, each in a process of its own; the ratio is of the medians
-over all steps but the first of each turn. limit: what sharing the prompt saves in language tokens, without the vision
-passes: G (P + C) / (P + G C).
+A Qwen2.5-VL with random weights, G 8, 64 completion tokens, the end of turn banned so that all have that length. short:
+four 112 x 112 pictures, 77 prompt tokens, 32 completions a step; long: one 896 x 896 picture, 1,085 prompt tokens
+(1,024 of them vision), 8 completions. With the vision tower frozen and trained; no picture is seen in two steps. The
+two trainers take turns, each in a process of its own; the ratio is of the medians over all steps but the first of each
+turn.
+
+shape tiny: 4 + 4 layers, about 6.5M parameters. 3b: the layers of Qwen2.5-VL-3B. On a CPU in float32, on a GPU in
+bfloat16 over float32 weights. limit: what sharing the prompt saves in language tokens, without the vision passes:
+G (P + C) / (P + G C). MFU: the operations that a step needs (prompt and picture once, attention not counted) per
+second, over those of a large matrix product on this device; bandwidth: the bytes of weights that decoding has to read
+per second, over those of a large copy.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from typing import Any
 
 G, COMPLETION = 8, 64
 CLIENTS = ("ours", "trl")
+PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
 WARM = 1  # steps of each turn that do not count
 
 
@@ -42,11 +49,33 @@ class Setting:
         return G * (self.prompt_tokens + COMPLETION) / (self.prompt_tokens + G * COMPLETION)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a Qwen2.5-VL."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    vision_hidden: int
+    vision_intermediate: int
+    vision_layers: int
+    full_attention: tuple[int, ...]
+    heads: int | None = None  # None: those of the shipped student
+    kv_heads: int | None = None
+    vision_heads: int | None = None
+    vocabulary: int | None = None
+    mrope_section: tuple[int, int, int] = (8, 12, 12)
+
+
+SHAPES = {
+    "tiny": Shape(256, 576, 4, 256, 384, 4, (0, 1, 2, 3)),
+    "3b": Shape(2048, 11008, 36, 1280, 3420, 32, (7, 15, 23, 31), 16, 2, 16, 151_936, (16, 24, 24)),
+}
 SETTINGS = {"short": Setting(112, 4, 77), "long": Setting(896, 1, 1085)}
 
 
 # ------------------------------------------------------------------------------------------------- what both train on
-def make_model(folder: Path) -> None:
+def make_model(folder: Path, shape: Shape, device: str) -> None:
     """A checkpoint with the shipped student's processor and random weights."""
     import tasks.student.torchvision_operators  # noqa: F401
 
@@ -58,13 +87,23 @@ def make_model(folder: Path) -> None:
 
     source = resolve_model("builtin:tiny")
     config = AutoConfig.from_pretrained(source)
-    config.text_config.update({"hidden_size": 256, "intermediate_size": 576, "num_hidden_layers": 4})
-    config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
-    config.text_config.layer_types = ["full_attention"] * 4
-    vision = {"depth": 4, "hidden_size": 256, "intermediate_size": 384, "out_hidden_size": 256}
-    config.vision_config.update({**vision, "fullatt_block_indexes": [0, 1, 2, 3]})
+    text = {
+        **{"hidden_size": shape.hidden, "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers},
+        **{"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "vocab_size": shape.vocabulary},
+    }
+    config.text_config.update({key: value for key, value in text.items() if value is not None})
+    config.text_config.rope_parameters["mrope_section"] = list(shape.mrope_section)
+    config.text_config.layer_types = ["full_attention"] * shape.layers
+    vision = {
+        **{"depth": shape.vision_layers, "hidden_size": shape.vision_hidden, "num_heads": shape.vision_heads},
+        **{"intermediate_size": shape.vision_intermediate, "out_hidden_size": shape.hidden},
+        "fullatt_block_indexes": list(shape.full_attention),
+    }
+    config.vision_config.update({key: value for key, value in vision.items() if value is not None})
     torch.manual_seed(0)
-    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config)
+    model.save_pretrained(folder)
     largest = max(setting.side for setting in SETTINGS.values()) ** 2
     AutoProcessor.from_pretrained(source, max_pixels=largest).save_pretrained(folder)
 
@@ -94,22 +133,31 @@ def question(num_tokens: Callable[[str], int], wanted: int) -> str:
 class Clock:
     """Seconds inside wrapped functions, by name; a call inside another of the same name is counted once."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self._device = device
         self.seconds: dict[str, float] = defaultdict(float)
         self._inside: dict[str, int] = defaultdict(int)
+
+    def now(self) -> float:
+        """When the device has done what it was given."""
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def wrap(self, owner: Any, attribute: str, name: str) -> None:
         function = getattr(owner, attribute)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
+            started = self.now()
             self._inside[name] += 1
             try:
                 return function(*args, **kwargs)
             finally:
                 self._inside[name] -= 1
                 if not self._inside[name]:
-                    self.seconds[name] += time.perf_counter() - started
+                    self.seconds[name] += self.now() - started
 
         setattr(owner, attribute, timed)
 
@@ -123,24 +171,24 @@ def step_clock(clock: Clock) -> Any:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = clock.now()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.started)
+            self.seconds.append(clock.now() - self.started)
             if len(self.seconds) == WARM:
                 clock.seconds.clear()
 
     return Steps()
 
 
-def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) -> dict[str, Any]:
+def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> dict[str, Any]:
     import tasks.student.generate as sampling
     from tasks.student import decode
     from tasks.student.encode import END_OF_TURN, Prompt, encode_prompt
 
     # isort: split
     import tasks.grpo.trainer as trainer_module
-    from pipeline_config.schema import StudentConfig, load_config
+    from pipeline_config.schema import load_config
     from tasks.grpo.sampler import ShuffledSampler
     from tasks.grpo.train import grpo_arguments
     from tasks.rewards.reward import reward
@@ -155,8 +203,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
     config = load_config(
         "tiny",
         {
-            "student.model": str(folder / "model"),
-            "student.precision": "float32",
+            "student": {"model": str(folder / "model"), "precision": PRECISION[device], "features_gigabytes": 0},
             "mine.batch_size": num_completions,
             "rewards.rubrics": {"choice": {"length": 1.0}},
             "grpo": {
@@ -168,8 +215,9 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
         },
     )
     args = grpo_arguments(config, folder / "ours", 0, setting.num_prompts)
-    student = load_student(str(folder / "model"), StudentConfig(precision="float32", features_gigabytes=0), train=True)
+    student = load_student(str(folder / "model"), config.student, train=True)
     freeze(student.model, config.grpo.freeze)
+    student.model.to(args.device)
     pictures = make_pictures(folder, setting, steps)
     text = question(
         lambda text: encode_prompt(student, Prompt(text, str(pictures[0]))).num_prompt, setting.prompt_tokens
@@ -184,10 +232,11 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
     }
     banned = [*sampling.banned_token_ids(student), student.tokenizer.convert_tokens_to_ids(END_OF_TURN)]
     sampling.banned_token_ids = trainer_module.banned_token_ids = lambda _: banned  # type: ignore[assignment]
-    clock = Clock()
+    clock = Clock(device)
     callback = step_clock(clock)
     clock.wrap(student.model.model.visual, "forward", "vision")
     clock.wrap(trainer_module, "generate", "generation")
+    clock.wrap(sampling, "_prefill", "prefill")
     for stepper in (decode.TextStepper, decode.LibraryStepper):
         clock.wrap(stepper, "step", "decode")
     clock.wrap(sampling, "_sample", "decode")
@@ -209,7 +258,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path) ->
     return _figures(callback.seconds, clock, student.model)
 
 
-def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path) -> dict[str, Any]:
+def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> dict[str, Any]:
     import tasks.student.torchvision_operators  # noqa: F401
 
     # isort: split
@@ -246,16 +295,16 @@ def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path) -> 
         temperature=1.0,
         beta=0.0,
         learning_rate=1e-6,
-        bf16=False,
+        bf16=PRECISION[device] == "bfloat16",
         gradient_checkpointing=False,
-        use_cpu=True,
+        use_cpu=device == "cpu",
         dataloader_pin_memory=False,
         report_to=[],
         save_strategy="no",
         logging_steps=1_000,
         disable_tqdm=True,
     )
-    clock = Clock()
+    clock = Clock(device)
     callback = step_clock(clock)
     clock.wrap(model.model.visual, "forward", "vision")
     clock.wrap(model, "generate", "generation")
@@ -275,12 +324,21 @@ def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path) -> 
 
 
 def _figures(seconds: list[float], clock: Clock, model: Any) -> dict[str, Any]:
+    import torch
+
     counted = len(seconds) - WARM
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    vision = sum(p.numel() for name, p in model.named_parameters() if "visual." in name)
+    embedding = model.get_input_embeddings().weight.numel()
     return {
         "seconds": seconds[WARM:],
         "parts": {name: total / counted for name, total in clock.seconds.items()},
-        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_megabytes": peak / 2**20,
+        # Of the language model those that take part in every product: the head, not the table of the inputs.
+        "parameters": {"vision": vision, "language": sum(p.numel() for p in model.parameters()) - vision},
+        "embedding": embedding if not model.config.get_text_config().tie_word_embeddings else 0,
     }
 
 
@@ -288,7 +346,7 @@ TURNS = {"ours": turn_ours, "trl": turn_trl}
 
 
 # --------------------------------------------------------------------------------------------- sampling in bfloat16
-def bfloat16_gap(setting: Setting, folder: Path) -> dict[str, float]:
+def bfloat16_gap(setting: Setting, folder: Path, device: str) -> dict[str, float]:
     """How far the log-probs that sampling kept lie from the library's forward, with weights in bfloat16. Nats."""
     import torch
 
@@ -299,6 +357,7 @@ def bfloat16_gap(setting: Setting, folder: Path) -> dict[str, float]:
     from tasks.student.generate import banned_token_ids, generate
 
     student = load_student(str(folder / "model"), StudentConfig(precision="bfloat16"))
+    student.model.to(device)
     pictures = [str(path) for path in make_pictures(folder, setting, 1)]
     text = question(lambda text: encode_prompt(student, Prompt(text, pictures[0])).num_prompt, setting.prompt_tokens)
     prompts = [Prompt(text, picture) for picture in pictures]
@@ -320,18 +379,45 @@ def bfloat16_gap(setting: Setting, folder: Path) -> dict[str, float]:
 
 
 # --------------------------------------------------------------------------------------------------------- the table
-def compare(name: str, train_vision: bool, steps: int, repeats: int, folder: Path) -> dict[str, Any]:
+def peaks(device: str) -> dict[str, float]:
+    """What the device does at best: operations per second of a matrix product, bytes per second of a copy."""
+    import torch
+
+    dtype = getattr(torch, PRECISION[device])
+    side = 8192 if device == "cuda" else 2048
+    square = torch.ones(side, side, dtype=dtype, device=device)
+    long = torch.ones(2**28, dtype=torch.uint8, device=device)
+    clock = Clock(device)
+
+    def best(work: Callable[[], Any]) -> float:
+        seconds = []
+        for _ in range(6):
+            started = clock.now()
+            work()
+            seconds.append(clock.now() - started)
+        return min(seconds)
+
+    return {
+        "operations": 2 * side**3 / best(lambda: square @ square),
+        "bytes": 2 * long.nbytes / best(long.clone),
+    }
+
+
+def compare(
+    arguments: argparse.Namespace, name: str, train_vision: bool, folder: Path, peak: dict[str, float]
+) -> dict[str, Any]:
     """Both trainers in turns; medians, their ratio, and the parts of a step."""
     turns: dict[str, list[dict[str, Any]]] = {client: [] for client in CLIENTS}
-    for _ in range(repeats):
+    for _ in range(arguments.repeats):
         for client in CLIENTS:
-            command = [sys.executable, "-m", "benchmarks.grpo_step", "--turn", client, name, str(int(train_vision))]
+            command = [sys.executable, "-m", "benchmarks.grpo_step", "--device", arguments.device]
+            command += ["--shape", arguments.shape, "--turn", client, name, str(int(train_vision))]
             done = subprocess.run(
-                [*command, str(WARM + steps), str(folder)], check=True, stdout=subprocess.PIPE, text=True
+                [*command, str(WARM + arguments.steps), str(folder)], check=True, stdout=subprocess.PIPE, text=True
             )
             turns[client].append(json.loads(done.stdout.splitlines()[-1]))
+    setting = SETTINGS[name]
     medians = {c: statistics.median(s for turn in turns[c] for s in turn["seconds"]) for c in CLIENTS}
-    limit = SETTINGS[name].limit
     ratio = medians["trl"] / medians["ours"]
     parts = {
         client: {
@@ -340,16 +426,33 @@ def compare(name: str, train_vision: bool, steps: int, repeats: int, folder: Pat
         }
         for client in CLIENTS
     }
-    memory = {c: max(turn["peak_megabytes"] for turn in turns[c]) for c in CLIENTS}
+    first = turns["ours"][0]
+    needed = operations(setting, first["parameters"], first["embedding"], train_vision)
+    width = 2 if PRECISION[arguments.device] == "bfloat16" else 4
+    read = (COMPLETION - 1) * (first["parameters"]["language"] - first["embedding"]) * width
     return {
         **{"setting": name, "vision": "trained" if train_vision else "frozen", "seconds": medians, "ratio": ratio},
-        **{"limit": limit, "share_of_limit": ratio / limit, "parts": parts, "peak_megabytes": memory},
-        "parameters": turns["ours"][0]["parameters"],
+        **{"limit": setting.limit, "share_of_limit": ratio / setting.limit, "parts": parts},
+        "peak_megabytes": {c: max(turn["peak_megabytes"] for turn in turns[c]) for c in CLIENTS},
+        "mfu": {c: needed / medians[c] / peak["operations"] for c in CLIENTS},
+        "decode_bandwidth": read / parts["ours"]["decode"] / peak["bytes"],
+        **{"parameters": first["parameters"], "peak": peak},
     }
+
+
+def operations(setting: Setting, parameters: dict[str, int], embedding: int, train_vision: bool) -> float:
+    """Floating point operations that a step cannot do without, attention not counted."""
+    patches = setting.num_prompts * (setting.side // 14) ** 2
+    tokens = setting.num_prompts * (setting.prompt_tokens + G * COMPLETION)
+    # Two a weight and token in a forward, four in its backward: sampling's forward, and training's with its backward.
+    vision = 8 if train_vision else 2
+    return float(8 * (parameters["language"] - embedding) * tokens + vision * parameters["vision"] * patches)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=PRECISION, default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--steps", type=int, default=3, help="of one turn, after a warm one")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
@@ -358,15 +461,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.turn:
         client, name, train_vision, steps, folder = arguments.turn
-        print(json.dumps(TURNS[client](SETTINGS[name], train_vision == "1", int(steps), Path(folder))))
+        print(
+            json.dumps(TURNS[client](SETTINGS[name], train_vision == "1", int(steps), Path(folder), arguments.device))
+        )
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder) / "model")
+        make_model(Path(folder) / "model", SHAPES[arguments.shape], arguments.device)
+        peak = peaks(arguments.device)
+        print(f"at best {peak['operations'] / 1e9:,.0f} GFLOP/s, {peak['bytes'] / 1e9:,.0f} GB/s")
         print(f"{'setting':8}{'vision':>9}{'TRL s':>8}{'ours s':>8}{'ratio':>8}{'limit':>8}{'TRL MB':>8}{'ours MB':>9}")
         for name in arguments.settings:
             for train_vision in (False, True):
-                row = compare(name, train_vision, arguments.steps, arguments.repeats, Path(folder))
+                row = compare(arguments, name, train_vision, Path(folder), peak)
                 rows.append(row)
                 seconds, memory = row["seconds"], row["peak_megabytes"]
                 print(
@@ -376,8 +483,9 @@ def main() -> None:
                 )
                 for client in CLIENTS:
                     shown = ", ".join(f"{part} {value:.2f}" for part, value in row["parts"][client].items())
-                    print(f"  {client}: {shown}")
-        gaps = {name: bfloat16_gap(SETTINGS[name], Path(folder)) for name in arguments.settings}
+                    print(f"  {client}: {shown}; MFU {row['mfu'][client]:.0%}")
+                print(f"  ours decodes at {row['decode_bandwidth']:.0%} of the copy's bandwidth")
+        gaps = {name: bfloat16_gap(SETTINGS[name], Path(folder), arguments.device) for name in arguments.settings}
         shown = ", ".join(f"{name} mean {gap['mean']:.1e} max {gap['max']:.1e}" for name, gap in gaps.items())
         print(f"log-probs in bfloat16, sampling against the library's forward, nats: {shown}")
     if arguments.json:

@@ -37,6 +37,7 @@ from tasks.student.checkpoint import Student, load_student, replace_folder, save
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
 from tasks.student.trainer import (
+    check_devices,
     checkpoint_state_of,
     discard_incomplete,
     last_complete,
@@ -82,6 +83,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     )
     num_prompts = min(len(pool), config.grpo.prompts_per_step)
     args = grpo_arguments(config, job.folder / "checkpoints", job.seed, num_prompts)
+    check_devices("grpo", config, args.world_size)
     student = load_student(job.inputs["student"], config.student, train=True)
     freeze(student.model, config.grpo.freeze)
     student.model.to(args.device)

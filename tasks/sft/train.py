@@ -27,14 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import TrainerCallback, set_seed
 
-from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress
 from tasks.sft.dialogues import TrainingDialogues
 from tasks.sft.trainer import SftTrainer, sft_arguments
 from tasks.student.checkpoint import load_student, replace_folder, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
-from tasks.student.trainer import discard_incomplete, last_complete, steps_done
+from tasks.student.trainer import check_devices, discard_incomplete, last_complete, steps_done
 
 HISTORY_FILE = "history.json"
 QUARANTINE_FILE = "quarantine.parquet"
@@ -49,7 +48,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     """
     set_seed(job.seed)
     args = sft_arguments(job.config, job.folder / "checkpoints", job.seed)
-    _check_devices(job.config, args.world_size)
+    check_devices("sft", job.config, args.world_size)
     student = load_student(job.config.student.model, job.config.student, train=True)
     freeze(student.model, job.config.sft.freeze)
     sft = job.config.sft
@@ -73,14 +72,6 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     }
     _write(job, student, trainer, history, dialogues.quarantined)
     return facts
-
-
-def _check_devices(config: PipelineConfig, world_size: int) -> None:
-    devices = config.student.devices
-    if world_size != devices:
-        raise ConfigError(f"student.devices is {devices}, but {world_size} process(es) run; start it with torchrun")
-    if config.sft.deepspeed and devices == 1:
-        raise ConfigError("sft.deepspeed: needs student.devices of two or more; leave it out for one")
 
 
 def _closing_loss(history: list[dict[str, float]]) -> float:

@@ -13,12 +13,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
-from pipeline_config.schema import OptimiserConfig, PipelineConfig
+from pipeline_config.schema import ConfigError, OptimiserConfig, PipelineConfig
 from tasks.student.checkpoint import Student
 from tasks.student.freeze import parameter_groups
 from tasks.student.zero import find_deepspeed, sharded_parameters
@@ -103,6 +103,15 @@ def training_arguments(
         report_to=[],
         **own,
     )
+
+
+def check_devices(stage: Literal["sft", "grpo"], config: PipelineConfig, world_size: int) -> None:
+    """Raises ConfigError if other processes run than configured, or DeepSpeed is asked for on one device."""
+    devices = config.student.devices
+    if world_size != devices:
+        raise ConfigError(f"student.devices is {devices}, but {world_size} process(es) run; start it with torchrun")
+    if getattr(config, stage).deepspeed and devices == 1:
+        raise ConfigError(f"{stage}.deepspeed: needs student.devices of two or more; leave it out for one")
 
 
 def last_complete(folder: Path) -> Path | None:

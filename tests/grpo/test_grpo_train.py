@@ -397,3 +397,10 @@ def test_thinking_can_be_cut_short_and_what_was_put_there_is_not_trained_on(
     assert longer.any()
     assert completions.token_ids_BC[longer][:, 3:5].tolist() == [[5, 6]] * int(longer.sum())
     assert completions.in_loss_BC[longer][:, :6].tolist() == [[1, 1, 1, 0, 0, 1]] * int(longer.sum())
+
+
+def test_devices_that_do_not_fit_the_configuration_are_refused(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match=r"grpo\.deepspeed: needs student\.devices of two or more"):
+        run(make_job(deepspeed="pipeline_config/deepspeed/zero2.json"))
+    with pytest.raises(ConfigError, match="start it with torchrun"):
+        run(make_job(config_student={"devices": 2}))
