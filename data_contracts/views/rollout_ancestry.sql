@@ -10,6 +10,7 @@ SELECT
     rollouts.reward AS rollout_reward,
     rollouts.parts,
     rollouts.advantage,
+    rollouts.trained,
     ancestry.* EXCLUDE (run_id, dataset_id)
 FROM rollouts
 JOIN made_from

@@ -71,24 +71,27 @@ def _create_views(path: Path) -> None:
 
 
 def _rows_view(connection: duckdb.DuckDBPyConnection, kind: str) -> str:
-    """The view over all published rows of a kind: each content once, from a file that still stands."""
+    """The view over all published rows of a kind: each content once, from a file that still stands.
+
+    It has the kind's present columns, null in files that were published without them.
+    """
+    connection.register("no_rows", SCHEMAS[kind].empty_table())
+    columns = connection.execute("DESCRIBE SELECT * FROM no_rows").fetchall()
+    connection.unregister("no_rows")
+    nulls = ", ".join(f"CAST(NULL AS {column[1]}) AS {column[0]}" for column in columns)
+    no_rows = f"SELECT {nulls}, CAST(NULL AS VARCHAR) AS dataset_id, CAST(NULL AS VARCHAR) AS run_id WHERE false"
     published = connection.execute(
         "SELECT DISTINCT dataset_id, uri FROM output WHERE kind = ? ORDER BY ALL", [kind]
     ).fetchall()
     paths = {dataset_id: uri for dataset_id, uri in published if _is_readable(connection, uri)}
     if not paths:
-        connection.register("no_rows", SCHEMAS[kind].empty_table())
-        columns = connection.execute("DESCRIBE SELECT * FROM no_rows").fetchall()
-        connection.unregister("no_rows")
-        nothing = ", ".join(f"CAST(NULL AS {column[1]}) AS {column[0]}" for column in columns)
-        return (
-            f"CREATE VIEW {kind} AS SELECT {nothing}, CAST(NULL AS VARCHAR) AS dataset_id, "
-            "CAST(NULL AS VARCHAR) AS run_id WHERE false"
-        )
+        return f"CREATE VIEW {kind} AS {no_rows}"
     files = ", ".join(_quoted(uri) for uri in paths.values())
     names = ", ".join(f"({_quoted(uri)}, {_quoted(dataset_id)})" for dataset_id, uri in paths.items())
     return f"""
         CREATE VIEW {kind} AS
+        {no_rows}
+        UNION ALL BY NAME
         SELECT file.* EXCLUDE (filename), dataset.dataset_id, maker.parent_run_id AS run_id
         FROM read_parquet([{files}], union_by_name = true, filename = true) AS file
         JOIN (VALUES {names}) AS published (uri, dataset_id) ON published.uri = file.filename

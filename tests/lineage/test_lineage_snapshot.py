@@ -211,6 +211,14 @@ def test_a_deleted_or_cut_file_takes_its_rows_but_not_the_views(lineage: Lineage
     assert len(ask(manifest, "SELECT * FROM ancestry")) == 3
 
 
+def test_a_file_published_without_a_present_column_still_has_its_rows(lineage: Lineage) -> None:
+    refs = publish(lineage, Run("run-1", str(lineage.home), "m"), ROWS)
+    path = refs["rollouts"].path
+    pq.write_table(pq.read_table(path).drop_columns(["trained"]), path)
+    (row,) = ask(snapshot(lineage), "SELECT DISTINCT rollout_reward, trained FROM rollout_ancestry")
+    assert row == {"rollout_reward": 0.5, "trained": None}
+
+
 def test_all_views_answer_on_a_home_where_nothing_was_published(lineage: Lineage) -> None:
     manifest = snapshot(lineage)
     assert {path.stem for path in VIEWS.glob("*.sql")} == set(VIEW_NAMES)
