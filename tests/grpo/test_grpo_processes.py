@@ -160,6 +160,7 @@ def test_sharded_it_trains_the_same_student_and_survives_a_kill(
     # Sums in another order round differently.
     assert [row["completion"] for row in rows] == [row["completion"] for row in expected]
     for ours, theirs in zip(steps_of(whole), steps_of(unsharded), strict=True):
+        del theirs["skipped_updates"]  # DeepSpeed's engine makes every update
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
     files = [job.out / "model.safetensors" for job in (whole, unsharded)]
     trained, expected_weights, before = map(load_file, [*files, Path(whole.inputs["student"]) / "model.safetensors"])
