@@ -62,8 +62,7 @@ class GrpoTrainer(StudentTrainer):
     """Trains ``student`` on ``dialogues`` in place; its `state.log_history` holds one entry of figures per step.
 
     dialogues: rows of the DIALOGUES table by id, those that ``sampler`` draws. num_prompts: trained on per step, over
-    all ranks. folder: rollouts are written to
-    ``folder/rollouts``. stage_run: part of the rollouts' ids.
+    all ranks. folder: rollouts are written to ``folder/rollouts``. stage_run: part of the rollouts' ids.
     """
 
     loss_is_scaled_for_ga = True  # the divisor spans all micro-batches of an update

@@ -39,7 +39,6 @@ HISTORY = {
     "sampled_entropy": "Entropy per token, nats",
     "completion_tokens": "Tokens per completion",
     "zero_variance_share": "Share of groups without variance",
-    "expansion": "Prompts rolled out per prompt trained on",
     "truncated_share": "Share of completions cut short",
 }
 
