@@ -470,7 +470,7 @@ def main() -> None:
         make_model(Path(folder) / "model", SHAPES[arguments.shape], arguments.device)
         peak = peaks(arguments.device)
         print(f"at best {peak['operations'] / 1e9:,.0f} GFLOP/s, {peak['bytes'] / 1e9:,.0f} GB/s")
-        print(f"{'setting':8}{'vision':>9}{'TRL s':>8}{'ours s':>8}{'ratio':>8}{'limit':>8}{'TRL MB':>8}{'ours MB':>9}")
+        print("setting    vision   TRL s  ours s   ratio   limit  of it  TRL MB  ours MB")
         for name in arguments.settings:
             for train_vision in (False, True):
                 row = compare(arguments, name, train_vision, Path(folder), peak)
@@ -478,7 +478,7 @@ def main() -> None:
                 seconds, memory = row["seconds"], row["peak_megabytes"]
                 print(
                     f"{name:8}{row['vision']:>9}{seconds['trl']:8.2f}{seconds['ours']:8.2f}{row['ratio']:7.2f}x"
-                    f"{row['limit']:7.2f}x{memory['trl']:8.0f}{memory['ours']:9.0f}",
+                    f"{row['limit']:7.2f}x{row['share_of_limit']:7.0%}{memory['trl']:8.0f}{memory['ours']:9.0f}",
                     flush=True,
                 )
                 for client in CLIENTS:
