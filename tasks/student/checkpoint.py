@@ -62,7 +62,7 @@ class Student:
 
     @property
     def features(self) -> KeptFeatures | None:
-        """What every use of the student takes pictures' features from; None where it has to compute them: see there."""
+        """Where every use takes features of pictures from; None where it computes them (`KeptFeatures.can_be_kept`)."""
         return self.kept_features if self.kept_features and self.kept_features.can_be_kept() else None
 
     @property
