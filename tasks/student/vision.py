@@ -5,8 +5,9 @@ blocks do not. It is applied when features are used, with gradients where it tra
 
 The model's own forward asks for the features (`KeptOutput`), so they are computed, and merged, under the very mixed
 precision, parallel wrapper and gradient mode that the forward itself runs in: they are what it would have computed from
-pixels. Each picture is computed alone, so what is kept does not depend on what stood beside it, and a run that is
-resumed finds, or computes again, the same bytes.
+pixels. Pictures seen for the first time together are computed together; no patch attends to another picture's, so what
+is kept does not depend on what stood beside it, but for the rounding of products where the device's depends on their
+size.
 
 On disk, ``<home>/cache/features/<how>/<picture>.safetensors``: ``picture`` is the digest of the file's bytes, ``how``
 of all else that shapes them: the blocks' weights (not the merger's) and configuration, the picture processor's
@@ -19,7 +20,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
 
 KEPT_BYTES = 1024 * 2**20  # in memory
+_MOST_PATCHES = 8192  # of several pictures computed together
 # What turns a file into features, beside what is this project's own.
 _LIBRARIES = ("torch", "torchvision", "transformers", "pillow")
 _LIVING: WeakValueDictionary[int, KeptFeatures] = WeakValueDictionary()
@@ -82,32 +84,47 @@ class KeptFeatures:
         that need not be read again. Raises ValueError naming a file that is no picture.
         """
         tower = _tower(self._student.model)
-        how = self._how(tower)
-        before = {path: self._before_merger(tower, how, path, prepared or {}) for path in dict.fromkeys(paths)}
+        before = self._before_merger(tower, list(dict.fromkeys(paths)), prepared or {})
         joined = torch.cat([features.to(self._student.device, non_blocking=True) for features in before.values()])
         sizes = [len(features) // tower.spatial_merge_size**2 for features in before.values()]
         merged = dict(zip(before, tower.merger(joined).split(sizes), strict=True))
         return tuple(merged[path] for path in paths)
 
-    def _before_merger(self, tower: Any, how: str, path: str, prepared: Mapping[str, Picture]) -> Tensor:
-        """(patches, width of the tower): the patches of a vision token together, tokens in raster order."""
-        picture = _content_digest(path)
-        features = self._kept.get(f"{how}/{picture}")
-        if features is None:
-            features = self._files.get(how, picture) if self._files else None
-            if features is None:
-                features = self._compute(tower, prepared.get(path) or self._student.pictures.process(path))
-                if self._files:
-                    self._files.put(how, picture, features)
-            self._kept.put(f"{how}/{picture}", features, features.nbytes)
+    def _before_merger(self, tower: Any, paths: Sequence[str], prepared: Mapping[str, Picture]) -> dict[str, Tensor]:
+        """(patches, width of the tower) of each path: the patches of a vision token together, in raster order."""
+        how = self._how(tower)
+        digests = {path: _content_digest(path) for path in paths}
+        found = {path: self._find(how, digest) for path, digest in digests.items()}
+        unseen: dict[str, str] = {digests[path]: path for path, features in found.items() if features is None}
+        pictures = (prepared.get(path) or self._student.pictures.process(path) for path in unseen.values())
+        computed = dict(zip(unseen, self._compute(tower, pictures), strict=True))
+        for digest, features in computed.items():
+            if self._files:
+                self._files.put(how, digest, features)
+            self._kept.put(f"{how}/{digest}", features, features.nbytes)
+        return {path: computed[digests[path]] if held is None else held for path, held in found.items()}
+
+    def _find(self, how: str, digest: str) -> Tensor | None:
+        """In memory or on disk."""
+        features = self._kept.get(f"{how}/{digest}")
+        if features is None and self._files:
+            features = self._files.get(how, digest)
+            if features is not None:
+                self._kept.put(f"{how}/{digest}", features, features.nbytes)
         return features
 
-    def _compute(self, tower: Any, picture: Picture) -> Tensor:
+    def _compute(self, tower: Any, pictures: Iterable[Picture]) -> list[Tensor]:
         device = self._student.device
-        grid_13 = picture.grid_thw.to(device)
-        with torch.no_grad():
-            output = self._student.model.get_image_features(picture.pixel_values.to(device), grid_13, return_dict=True)
-        return _in_raster_order(tower, output.last_hidden_state, grid_13).cpu()
+        features: list[Tensor] = []
+        for batch in _batches(pictures):
+            grid_P3 = torch.cat([picture.grid_thw for picture in batch]).to(device)
+            pixels = torch.cat([picture.pixel_values for picture in batch]).to(device)
+            with torch.no_grad():
+                output = self._student.model.get_image_features(pixels, grid_P3, return_dict=True)
+            in_order = _in_raster_order(tower, output.last_hidden_state, grid_P3).cpu()
+            # Copies: a view would hold the whole batch in memory.
+            features += [one.clone() for one in in_order.split([len(picture.pixel_values) for picture in batch])]
+        return features
 
     def _how(self, tower: Any) -> str:
         """Digest of all that shapes the features of a picture; taken again if the tower's weights have changed."""
@@ -118,6 +135,18 @@ class KeptFeatures:
         device = self._student.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         return hashlib.sha256(f"{self._tower_digest} {device} {autocast}".encode()).hexdigest()[:ID_DIGITS]
+
+
+def _batches(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    """Neighbours, as many as have `_MOST_PATCHES`; a larger picture alone."""
+    batch: list[Picture] = []
+    for picture in pictures:
+        if batch and sum(len(other.pixel_values) for other in [*batch, picture]) > _MOST_PATCHES:
+            yield batch
+            batch = []
+        batch.append(picture)
+    if batch:
+        yield batch
 
 
 def _living(number: int) -> KeptFeatures:
@@ -178,12 +207,12 @@ def _settings(part: Any) -> dict[str, Any]:
     return {key: value for key, value in part.to_dict().items() if key not in unshaping and not key.startswith("_")}
 
 
-def _in_raster_order(tower: Any, features: Tensor, grid_13: Tensor) -> Tensor:
+def _in_raster_order(tower: Any, features: Tensor, grid_P3: Tensor) -> Tensor:
     """Qwen2.5-VL's blocks see the vision tokens window by window; Qwen2-VL has no windows."""
     if not hasattr(tower, "window_size"):
         return features
     window_index, _ = get_vision_window_index(
-        grid_13,
+        grid_P3,
         spatial_merge_size=tower.spatial_merge_size,
         window_size=tower.window_size,
         patch_size=tower.patch_size,
