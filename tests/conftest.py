@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -36,6 +37,25 @@ def pytest_configure() -> None:
     settings.register_profile("repeatable", derandomize=True)
     settings.load_profile("repeatable")
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def pictures_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of pictures of each call of any Qwen2.5-VL student's vision tower, from here on."""
+    import tasks.student.torchvision_operators  # noqa: F401  before transformers
+
+    # isort: split
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
+
+    seen: list[int] = []
+    forward = Tower.forward
+
+    def counting(self: Any, hidden_states: Any, grid_thw: Any, **settings: Any) -> Any:
+        seen.append(len(grid_thw))
+        return forward(self, hidden_states, grid_thw=grid_thw, **settings)
+
+    monkeypatch.setattr(Tower, "forward", counting)
+    return seen
 
 
 @pytest.fixture

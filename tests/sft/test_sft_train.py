@@ -177,20 +177,25 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
     ("precision", "lora"), [("float32", {"r": 4, "alpha": 8, "dropout": 0.0}), ("bfloat16", None)], ids=["lora", "full"]
 )
 def test_a_frozen_tower_sees_a_picture_once_and_the_student_learns_the_same(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lora: dict[str, Any] | None, precision: str
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pictures_seen: list[int],
+    lora: dict[str, Any] | None,
+    precision: str,
 ) -> None:
     """Over the epochs of a run, and over runs: the second finds them on disk and ends in the same bytes."""
     monkeypatch.setenv("DISCERN_HOME", str(tmp_path / "home"))
-    seen = count_pictures(monkeypatch)
     settings = {"student": {"lora": lora, "precision": precision}, "epochs": 2, "freeze": {"vision": True}, "lr": 1e-3}
     first, second, plain = (make_job(name, **settings) for name in ("first", "second", "plain"))
     run(first)
-    assert seen == [1] * 7, "seven pictures, each alone"
+    assert sum(pictures_seen) == 7, "seven pictures"
+    num_calls = len(pictures_seen)
     run(second)
-    assert len(seen) == 7
+    assert len(pictures_seen) == num_calls
     monkeypatch.setattr(Student, "features", None)
     run(plain)
-    assert len(seen) == 7 + 8, "a batch a step"
+    assert len(pictures_seen) == num_calls + 8, "a batch a step"
     assert_same(weights(first), weights(second), atol=0)
     kept, computed = (
         [entry["loss"] for entry in json.loads((job.out / "history.json").read_text())["steps"]]
@@ -199,18 +204,3 @@ def test_a_frozen_tower_sees_a_picture_once_and_the_student_learns_the_same(
     assert kept == pytest.approx(computed, rel=1e-4 if precision == "float32" else 2e-2)
     if precision == "float32":
         assert_same(weights(first), weights(plain), atol=1e-5)
-
-
-def count_pictures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of pictures of each call of any student's tower from here on."""
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
-
-    seen: list[int] = []
-    forward = Tower.forward
-
-    def counting(self: Any, hidden_states: torch.Tensor, grid_thw: torch.Tensor, **settings: Any) -> Any:
-        seen.append(len(grid_thw))
-        return forward(self, hidden_states, grid_thw=grid_thw, **settings)
-
-    monkeypatch.setattr(Tower, "forward", counting)
-    return seen
