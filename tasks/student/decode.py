@@ -10,7 +10,8 @@ repeated per row.
 Rows at different lengths are aligned at their newest token, so each step writes one column for all.
 
 Shape suffixes: N live rows, P prompts, R slots of a prompt, S = P R slots, K key-value heads, G query heads of each,
-D head width, L prompt tokens, C columns of own tokens, T of them in use, H hidden width, V vocabulary.
+D head width, L prompt tokens, C columns of own tokens, T of them in use, V vocabulary; I widths that go into linear
+layers, O those that come out.
 """
 
 from __future__ import annotations
@@ -119,9 +120,9 @@ class TextStepper:
         self._head_dim, self._scale = attention.head_dim, attention.scaling
         self._autocast = torch.is_autocast_enabled(bare.device.type)
         joined = [*self._text.layers.parameters(), *bare.lm_head.parameters()]
-        join = sum(parameter.nbytes for parameter in joined) <= _MOST_JOINED
-        self._layers = [_Layer(layer, join) for layer in self._text.layers]
-        self._logits = _Product([bare.lm_head], join, self._text.norm)
+        self._join = sum(parameter.nbytes for parameter in joined) <= _MOST_JOINED
+        self._layers = [_Layer(layer, self._join) for layer in self._text.layers]
+        self._logits = _Product([bare.lm_head], self._join, self._text.norm)
         self._cos = self._sin = torch.empty(0, self._head_dim, device=bare.device)
         self._clear(bare.device)
 
@@ -169,7 +170,9 @@ class TextStepper:
         """As Stepper.step."""
         if self._used == self._own_kv[0][0].shape[3]:
             self._arrange()
-        hidden = self._text.embed_tokens(tokens_N).t().contiguous()
+        hidden = self._text.embed_tokens(tokens_N).t()
+        if self._join:
+            hidden = hidden.contiguous()
         positions_S, slots_N = self._positions_N, self._slots_N
         if slots_N is not None:
             positions_S = positions_S.new_zeros(len(self._lengths) * self._width).index_copy_(0, slots_N, positions_S)
@@ -293,7 +296,7 @@ class TextStepper:
 
 
 class _Product:
-    """Linear layers over one input, as one, after a norm: (in, N) -> (sum of out, N).
+    """Linear layers over one input, as one, after a norm: (I, N) -> (sum of O, N).
 
     join: with weights of its own, which hold the norm's too, on the left of the product: on a CPU the faster side for
     few rows.
@@ -316,7 +319,8 @@ class _Product:
 
     def __call__(self, x_IN: Tensor) -> Tensor:
         if self._weight is None:
-            x_NI = x_IN.t() if self._norm is None else self._norm(x_IN.t())
+            x_NI = x_IN.t().contiguous()
+            x_NI = x_NI if self._norm is None else self._norm(x_NI)
             return torch.cat([linear(x_NI) for linear in self._linears], dim=1).t()
         if self._norm is not None:
             x_IN = x_IN.float()
@@ -333,6 +337,7 @@ class _Product:
 
 
 def _laid_out(x_IN: Tensor) -> Tensor:
+    """Few rows one after another, many side by side."""
     return x_IN.t().contiguous().t() if x_IN.shape[1] <= _FEW_ROWS else x_IN
 
 
