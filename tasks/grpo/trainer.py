@@ -14,8 +14,9 @@ from __future__ import annotations
 import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
 
 # isort: split
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.trainer import StudentTrainer
+from tasks.student.vision import StepFeatures
 from tasks.student.zero import whole_weights
 
 if TYPE_CHECKING:
@@ -88,6 +90,12 @@ class GrpoTrainer(StudentTrainer):
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
+        # A step of one forward with the rollouts' weights can take over the graph of the rollouts' features.
+        self.one_forward = (
+            args.gradient_accumulation_steps == self.grpo.inner_updates == 1
+            and self.reference is None
+            and not self.grpo.deepspeed
+        )
         self.forward_logprobs = training_forward(config)
         self.banned_ids = torch.tensor(banned_token_ids(student))
         self.figures = Figures()
@@ -164,31 +172,45 @@ class GrpoTrainer(StudentTrainer):
         drawn = self.prompt_sampler.draw(min(num_drawn, len(self.dialogues) // world * world))
         dialogues = [self.dialogues[i] for i in drawn[rank::world]]
         prompts = [Prompt(text=row["prompt"], media_path=row["media_path"]) for row in dialogues]
-        with self.accelerator.autocast():
-            completions = generate(
-                self.student,
-                prompts,
-                num_rollouts=self.grpo.num_rollouts,
-                temperature=self.grpo.temperature,
-                top_p=self.grpo.top_p,
-                max_new_tokens=self.grpo.max_new_tokens,
-                max_think_tokens=self.grpo.max_think_tokens,
-                batch_size=self.config.mine.batch_size,
-                seed=derive_seed(self.args.seed, step, rank),
+        with self._pictures_once(prompts):
+            with self.accelerator.autocast():
+                completions = generate(
+                    self.student,
+                    prompts,
+                    num_rollouts=self.grpo.num_rollouts,
+                    temperature=self.grpo.temperature,
+                    top_p=self.grpo.top_p,
+                    max_new_tokens=self.grpo.max_new_tokens,
+                    max_think_tokens=self.grpo.max_think_tokens,
+                    batch_size=self.config.mine.batch_size,
+                    seed=derive_seed(self.args.seed, step, rank),
+                )
+            scores = score_rollouts(dialogues, completions, self.config)
+            rewards = np.array([[s.total for s in group] for group in scores])
+            advantages = group_advantages(rewards, scale_by_std=self.grpo.scale_by_std)
+            kept = balanced_groups(rewards, self.num_prompts // world)
+            batch, trained = self._step_batch(
+                [prompts[i] for i in kept], [completions[i] for i in kept], advantages[kept]
             )
-        scores = score_rollouts(dialogues, completions, self.config)
-        rewards = np.array([[s.total for s in group] for group in scores])
-        advantages = group_advantages(rewards, scale_by_std=self.grpo.scale_by_std)
         equal = has_zero_variance(rewards)
         self.figures.add(rollout_figures(completions, scores, rewards, equal, self.config.mine.right_above))
-        kept = balanced_groups(rewards, self.num_prompts // world)
-        batch, trained = self._step_batch([prompts[i] for i in kept], [completions[i] for i in kept], advantages[kept])
         part_in_loss = np.zeros_like(rewards, dtype=bool)
         part_in_loss[kept] = trained
         rows = self._rows(step, dialogues, completions, scores, advantages, part_in_loss)
         write_part(self.rollout_folder, step, rank, rows)
         self._note_outcomes(dialogues, scores, equal)
         return batch
+
+    @contextlib.contextmanager
+    def _pictures_once(self, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """Inside, sampling and the batch that is made share one computation per picture, of a tower that trains too."""
+        if self.one_forward and self.student.features is None:
+            with self.accelerator.autocast():
+                self.student.step_features = StepFeatures(self.student, [prompt.media_path for prompt in prompts])
+        try:
+            yield
+        finally:
+            self.student.step_features = None
 
     def _note_outcomes(
         self, dialogues: Sequence[Mapping[str, Any]], scores: list[list[Score]], equal: np.ndarray

@@ -25,7 +25,7 @@ from tasks.student.boxes import Convention
 from tasks.student.location import BUILTIN, resolve_model
 from tasks.student.pictures import Pictures
 from tasks.student.tensor_files import TensorFiles
-from tasks.student.vision import KeptFeatures
+from tasks.student.vision import KeptFeatures, StepFeatures
 
 __all__ = ["Student", "load_student", "replace_folder", "resolve_model", "save_student"]
 
@@ -43,7 +43,8 @@ _LORA_WHOLE = ["visual"]
 class Student:
     """A model, its processor, and the convention in which it reads and writes boxes.
 
-    kept_features: of its pictures, where the vision tower is frozen; set by `load_student`.
+    kept_features: of its pictures, where the vision tower is frozen; set by `load_student`. step_features: those to use
+    at present, before all others.
     """
 
     model: Any = field(repr=False)
@@ -52,6 +53,7 @@ class Student:
     base: str | None = None  # of LoRA adapters
     pictures: Pictures = field(init=False, repr=False)
     kept_features: KeptFeatures | None = field(init=False, repr=False, default=None)
+    step_features: StepFeatures | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.pictures = Pictures(self.processor.image_processor)
@@ -61,8 +63,10 @@ class Student:
         return self.model.device
 
     @property
-    def features(self) -> KeptFeatures | None:
+    def features(self) -> KeptFeatures | StepFeatures | None:
         """Where every use takes features of pictures from; None where it computes them (`KeptFeatures.can_be_kept`)."""
+        if self.step_features is not None:
+            return self.step_features
         return self.kept_features if self.kept_features and self.kept_features.can_be_kept() else None
 
     @property

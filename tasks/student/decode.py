@@ -10,8 +10,7 @@ repeated per row.
 Rows at different lengths are aligned at their newest token, so each step writes one column for all.
 
 Shape suffixes: N live rows, P prompts, R slots of a prompt, S = P R slots, K key-value heads, G query heads of each,
-D head width, L prompt tokens, C columns of own tokens, T of them in use, V vocabulary; I widths that go into linear
-layers, O those that come out.
+D head width, L prompt tokens, C columns of own tokens, T of them in use, V vocabulary.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
 
+from tasks.student.joined import MOST_JOINED, LayerProducts, Product
+
 _ROOM = 64  # columns that a buffer is made longer than what it holds
-_MOST_JOINED = 2**28  # bytes of weights that are copied to be joined
-_FEW_ROWS = 11  # up to here a CPU multiplies rows that lie one after another up to four times as fast
 _MODELS = (qwen2_5_vl.Qwen2_5_VLForConditionalGeneration, qwen2_vl.Qwen2VLForConditionalGeneration)
 _TEXT_MODELS = (qwen2_5_vl.Qwen2_5_VLTextModel, qwen2_vl.Qwen2VLTextModel)
 _LAYERS = (qwen2_5_vl.Qwen2_5_VLDecoderLayer, qwen2_vl.Qwen2VLDecoderLayer)
@@ -120,9 +119,9 @@ class TextStepper:
         self._head_dim, self._scale = attention.head_dim, attention.scaling
         self._autocast = torch.is_autocast_enabled(bare.device.type)
         joined = [*self._text.layers.parameters(), *bare.lm_head.parameters()]
-        self._join = sum(parameter.nbytes for parameter in joined) <= _MOST_JOINED
-        self._layers = [_Layer(layer, self._join) for layer in self._text.layers]
-        self._logits = _Product([bare.lm_head], self._join, self._text.norm)
+        self._join = sum(parameter.nbytes for parameter in joined) <= MOST_JOINED
+        self._layers = [LayerProducts(layer, self._join) for layer in self._text.layers]
+        self._logits = Product([bare.lm_head], self._join, self._text.norm)
         self._cos = self._sin = torch.empty(0, self._head_dim, device=bare.device)
         self._clear(bare.device)
 
@@ -293,64 +292,6 @@ class TextStepper:
                 of_slot[slot] = start
             bias = _bias_before(of_slot, self._own_kv[0][0].shape[3], device)
             self._own_bias = bias.view(len(lengths), 1, width, 1, -1)
-
-
-class _Product:
-    """Linear layers over one input, as one, after a norm: (I, N) -> (sum of O, N).
-
-    join: with weights of its own, which hold the norm's too, on the left of the product: on a CPU the faster side for
-    few rows.
-    """
-
-    def __init__(self, linears: Sequence[Any], join: bool, norm: Any = None) -> None:
-        self._linears, self._norm = linears, norm
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
-        if join and all(type(linear) is torch.nn.Linear and not linear._forward_hooks for linear in linears):
-            weights = [linear.weight for linear in linears]
-            device = weights[0].device.type
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights[0].dtype
-            weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-            if norm is not None:  # which divides by the root of the mean square, here by that of the sum
-                weight = weight.float() * (norm.weight.float() * len(norm.weight) ** 0.5)
-            self._weight = weight.to(dtype)
-            if linears[0].bias is not None:
-                self._bias = torch.cat([linear.bias for linear in linears]).to(dtype).unsqueeze(1)
-
-    def __call__(self, x_IN: Tensor) -> Tensor:
-        if self._weight is None:
-            x_NI = x_IN.t().contiguous()
-            x_NI = x_NI if self._norm is None else self._norm(x_NI)
-            return torch.cat([linear(x_NI) for linear in self._linears], dim=1).t()
-        if self._norm is not None:
-            x_IN = x_IN.float()
-            square_N = (x_IN * x_IN).sum(0, keepdim=True)
-            x_IN = x_IN * square_N.add_(len(x_IN) * self._norm.variance_epsilon).rsqrt_()
-        x_IN = _laid_out(x_IN.to(self._weight.dtype))
-        return self._weight @ x_IN if self._bias is None else torch.addmm(self._bias, self._weight, x_IN)
-
-    def added_to(self, sum_ON: Tensor, x_IN: Tensor) -> Tensor:
-        """``sum_ON``, overwritten where that is faster, plus the product."""
-        if self._weight is None or self._bias is not None or sum_ON.dtype != self._weight.dtype:
-            return sum_ON + self(x_IN)
-        return sum_ON.addmm_(self._weight, _laid_out(x_IN.to(self._weight.dtype)))
-
-
-def _laid_out(x_IN: Tensor) -> Tensor:
-    """Few rows one after another, many side by side."""
-    return x_IN.t().contiguous().t() if x_IN.shape[1] <= _FEW_ROWS else x_IN
-
-
-class _Layer:
-    """A decoder layer's parts."""
-
-    def __init__(self, layer: Any, join: bool) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self.activation = mlp.act_fn
-        self.qkv = _Product([attention.q_proj, attention.k_proj, attention.v_proj], join, layer.input_layernorm)
-        self.out = _Product([attention.o_proj], join)
-        self.gate_up = _Product([mlp.gate_proj, mlp.up_proj], join, layer.post_attention_layernorm)
-        self.down = _Product([mlp.down_proj], join)
 
 
 def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Features of pictures under a frozen vision tower: computed once per picture, kept in memory and on disk. Ours.
+"""Features of pictures: under a frozen vision tower computed once, kept in memory and on disk; else once a step. Ours.
 
 Kept is what the tower's blocks make of a picture, before the merger: the merger is small and often trains where the
 blocks do not. It is applied when features are used, with gradients where it trains, to each distinct picture once.
@@ -12,6 +12,8 @@ size.
 On disk, ``<home>/cache/features/<how>/<picture>.safetensors``: ``picture`` is the digest of the file's bytes, ``how``
 of all else that shapes them: the blocks' weights (not the merger's) and configuration, the picture processor's
 settings, mixed precision, the kind of device, the libraries' versions. Students whose towers are alike share the files.
+
+A tower that trains is another after each update: `StepFeatures` serve the rollouts and the training forward of one.
 """
 
 from __future__ import annotations
@@ -137,6 +139,29 @@ class KeptFeatures:
         return hashlib.sha256(f"{self._tower_digest} {device} {autocast}".encode()).hexdigest()[:ID_DIGITS]
 
 
+class StepFeatures:
+    """Features of these pictures, computed now, the distinct ones together, with the graph of a tower that trains.
+
+    For one backward: under `torch.no_grad` (sampling) they are read any number of times.
+    """
+
+    def __init__(self, student: Student, paths: Iterable[str]) -> None:
+        distinct = list(dict.fromkeys(paths))
+        pictures = [student.pictures.of(path) for path in distinct]
+        pixels = torch.cat([picture.pixel_values for picture in pictures]).to(student.device)
+        grid_P3 = torch.cat([picture.grid_thw for picture in pictures]).to(student.device)
+        output = student.model.get_image_features(pixels, grid_P3, return_dict=True)
+        self._merged = dict(zip(distinct, output.pooler_output, strict=True))
+
+    def outputs(self, paths: Sequence[str]) -> dict[str, Any]:
+        """As `KeptFeatures.outputs`."""
+        return {"image": KeptOutput(self, paths, {})}
+
+    def of(self, paths: Sequence[str], prepared: Mapping[str, Picture] | None = None) -> tuple[Tensor, ...]:
+        """(vision tokens, width of the language model) of each picture. Raises KeyError for one that is not its."""
+        return tuple(self._merged[path] for path in paths)
+
+
 def _batches(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
     """Neighbours, as many as have `_MOST_PATCHES`; a larger picture alone."""
     batch: list[Picture] = []
@@ -156,7 +181,9 @@ def _living(number: int) -> KeptFeatures:
 class KeptOutput:
     """In the place of the tower's output: one entry per row of a batch, had when the model's forward reads it."""
 
-    def __init__(self, features: KeptFeatures, paths: Sequence[str], prepared: Mapping[str, Picture]) -> None:
+    def __init__(
+        self, features: KeptFeatures | StepFeatures, paths: Sequence[str], prepared: Mapping[str, Picture]
+    ) -> None:
         self._features, self._paths, self._prepared = features, tuple(paths), prepared
 
     @property

@@ -198,6 +198,35 @@ def test_a_tower_that_is_frozen_sees_a_picture_once_and_trains_the_same_student(
     assert not all(torch.equal(tensor, ours[name]) for name, tensor in start.items() if "merger" in name)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_tower_that_trains_sees_a_picture_once_a_step(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, pictures_seen: list[int], checkpointing: bool
+) -> None:
+    """Where a step is one forward; its gradients are those of a tower that sees it in rollouts and training."""
+    settings = {
+        **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 8, "lr": 1e-3},
+        "freeze": {"vision": False},
+        "config_student": {"gradient_checkpointing": checkpointing},
+    }
+    once, micros, plain = (
+        make_job(name, **{**settings, "batch_size": 4 if name == "micros" else 8})
+        for name in ("once", "micros", "plain")
+    )
+    run(once)
+    assert pictures_seen == [4, 4, 4]
+    pictures_seen.clear()
+    run(micros)
+    assert pictures_seen == [4, 2, 2] * 3, "rollouts, then two forwards"
+    monkeypatch.setattr(Student, "features", None)
+    run(plain)
+    theirs, ours = weights(plain), weights(once)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    assert rollouts(once) == rollouts(plain)
+    start = load_file(Path(once.inputs["student"]) / "model.safetensors")
+    assert not any(torch.equal(tensor, ours[name]) for name, tensor in start.items() if "visual.blocks" in name)
+
+
 def test_lora_trains_adapters_against_its_own_start_and_resumes(make_job: MakeJob, student_folder: Path) -> None:
     lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "gradient_checkpointing": True}
     whole, cut = (
