@@ -46,7 +46,7 @@ def either_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "library's step":
         monkeypatch.setattr(decode, "is_plain", lambda model: False)
     if request.param == "own step, layers apart":
-        monkeypatch.setattr(decode, "_MOST_JOINED", 0)
+        monkeypatch.setattr(decode, "MOST_JOINED", 0)
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["full", "lora"])
