@@ -283,13 +283,20 @@ async def _in_order(
         for question, sample in questions:
             under_way.append(asyncio.create_task(annotator.outcome(question, sample)))
             while len(under_way) >= window or (under_way and under_way[0].done()):
-                yield await under_way.popleft()
+                yield await _oldest(under_way)
         while under_way:
-            yield await under_way.popleft()
+            yield await _oldest(under_way)
     finally:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _oldest(under_way: deque[asyncio.Task[_Outcome]]) -> _Outcome:
+    """Wait for the first and take it out. Cancelled, it leaves the first to be ended with the others: ended before
+    them, it would free the place of a request, and one more would be sent and lost."""
+    await asyncio.wait([under_way[0]])
+    return under_way.popleft().result()
 
 
 def _count_questions(samples: Path) -> int:

@@ -154,3 +154,34 @@ def test_ctrl_c_keeps_what_was_answered(endpoint: Endpoint, tmp_path: Path) -> N
     assert finished.stdout.strip() == "60"
     assert 60 <= len(endpoint.requests) <= 60 + 4
     assert len(endpoint.requests) - before <= 60 - before + 4
+
+
+def test_a_run_that_is_cancelled_begins_no_more(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place of the first request to end is given to no other."""
+    endpoint.always = complete(seconds=0.3)
+    samples = many(tmp_path, 8)
+    config = AnnotateConfig.model_validate(
+        {"teacher": {"kind": "openai", "base_url": endpoint.base_url, "model": "judge-1", "max_in_flight": 2}}
+    )
+    begun = []
+
+    async def cancelled() -> None:
+        teacher = make_teacher(config.teacher, "key")
+        ask = teacher.ask
+
+        async def counting(*arguments: Any) -> Any:
+            begun.append(arguments)
+            return await ask(*arguments)
+
+        monkeypatch.setattr(teacher, "ask", counting)
+        run = asyncio.create_task(annotate_samples(samples, tmp_path / "journal", config, RewardsConfig(), teacher))
+        while len(endpoint.requests) < 2:
+            await asyncio.sleep(0.01)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    asyncio.run(cancelled())
+    assert len(begun) == len(endpoint.requests) == 2
