@@ -168,10 +168,13 @@ def shared_prompt_logprobs(
         use_cache=True,
         logits_to_keep=1,
     )
-    logits_BCV = prefilled.logits[place_B, -1:]
+    # index_select: the backward of indexing adds in the order in which threads come by.
+    logits_BCV = prefilled.logits[:, -1:].index_select(0, place_B)
     token_ids_BC = completions.token_ids_BC
     if token_ids_BC.shape[1] > 1:  # the last token is foretold, it foretells nothing
-        cache.batch_select_indices(place_B)
+        layers: list[Any] = cache.layers
+        for layer in layers:
+            layer.keys, layer.values = layer.keys.index_select(0, place_B), layer.values.index_select(0, place_B)
         mask_BC = completions.mask_BC[:, :-1].to(attended_PL.dtype)
         completed = model(
             input_ids=token_ids_BC[:, :-1],
