@@ -181,26 +181,16 @@ def step_clock(clock: Clock) -> Any:
     return Steps()
 
 
-def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> dict[str, Any]:
-    import tasks.student.generate as sampling
-    from tasks.student import decode
-    from tasks.student.encode import END_OF_TURN, Prompt, encode_prompt
-
-    # isort: split
-    import tasks.grpo.trainer as trainer_module
+def our_config(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> Any:
+    """Its reward is that of TRL's turn: groups differ, so that every completion is trained on."""
     from pipeline_config.schema import load_config
-    from tasks.grpo.sampler import ShuffledSampler
-    from tasks.grpo.train import grpo_arguments
     from tasks.rewards.reward import reward
-    from tasks.student.checkpoint import load_student
-    from tasks.student.freeze import freeze
 
-    # As TRL's turn rewards: groups that differ, so that every completion is trained on.
     reward("length", judges="form", source="benchmark", formula="characters mod 7")(
         lambda item: float(len(item.turn.text) % 7)
     )
     num_completions = G * setting.num_prompts
-    config = load_config(
+    return load_config(
         "tiny",
         {
             "student": {"model": str(folder / "model"), "precision": PRECISION[device], "features_gigabytes": 0},
@@ -214,22 +204,43 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, de
             },
         },
     )
-    args = grpo_arguments(config, folder / "ours", 0, setting.num_prompts)
-    student = load_student(str(folder / "model"), config.student, train=True)
-    freeze(student.model, config.grpo.freeze)
-    student.model.to(args.device)
-    pictures = make_pictures(folder, setting, steps)
+
+
+def our_dialogues(student: Any, setting: Setting, pictures: list[Path]) -> dict[str, dict[str, Any]]:
+    """By id, one of each picture."""
+    from tasks.student.encode import Prompt, encode_prompt
+
     text = question(
         lambda text: encode_prompt(student, Prompt(text, str(pictures[0]))).num_prompt, setting.prompt_tokens
     )
     pair = {"question_id": "q", "kind": "type", "problem_type": "choice", "question": text, "options": ["a", "b"]}
-    dialogues = {
+    return {
         path.stem: {
             **{"dialogue_id": path.stem, "media_path": str(path), "prompt": text, "sub_task": "mcq", "num_pairs": 1},
             "pairs": [{**pair, "answer": "A"}],
         }
         for path in pictures
     }
+
+
+def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> dict[str, Any]:
+    import tasks.student.generate as sampling
+    from tasks.student import decode
+    from tasks.student.encode import END_OF_TURN
+
+    # isort: split
+    import tasks.grpo.trainer as trainer_module
+    from tasks.grpo.sampler import ShuffledSampler
+    from tasks.grpo.train import grpo_arguments
+    from tasks.student.checkpoint import load_student
+    from tasks.student.freeze import freeze
+
+    config = our_config(setting, train_vision, steps, folder, device)
+    args = grpo_arguments(config, folder / "ours", 0, setting.num_prompts)
+    student = load_student(str(folder / "model"), config.student, train=True)
+    freeze(student.model, config.grpo.freeze)
+    student.model.to(args.device)
+    dialogues = our_dialogues(student, setting, make_pictures(folder, setting, steps))
     banned = [*sampling.banned_token_ids(student), student.tokenizer.convert_tokens_to_ids(END_OF_TURN)]
     sampling.banned_token_ids = trainer_module.banned_token_ids = lambda _: banned  # type: ignore[assignment]
     clock = Clock(device)
