@@ -168,9 +168,10 @@ def shared_prompt_logprobs(
         use_cache=True,
         logits_to_keep=1,
     )
-    # index_select: the backward of indexing adds in the order in which threads come by.
-    logits_BCV = prefilled.logits[:, -1:].index_select(0, place_B)
     token_ids_BC = completions.token_ids_BC
+    # index_select: the backward of indexing adds in the order in which threads come by.
+    first_B1V = prefilled.logits[:, -1:].index_select(0, place_B)
+    parts = [token_logprobs(first_B1V, token_ids_BC[:, :1], temperature, banned_ids)]
     if token_ids_BC.shape[1] > 1:  # the last token is foretold, it foretells nothing
         layers: list[Any] = cache.layers
         for layer in layers:
@@ -183,8 +184,9 @@ def shared_prompt_logprobs(
             past_key_values=cache,
             use_cache=True,
         )
-        logits_BCV = torch.cat([logits_BCV, completed.logits], dim=1)
-    return token_logprobs(logits_BCV, token_ids_BC, temperature, banned_ids)
+        parts.append(token_logprobs(completed.logits, token_ids_BC[:, 1:], temperature, banned_ids))
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs, dim=1), torch.cat(entropies, dim=1)
 
 
 def packed_logprobs(
@@ -238,9 +240,8 @@ def packed_logprobs(
         logits_to_keep=kept_PGC.flatten(1),
         use_cache=False,
     ).logits
-    logits = logits_PKV.unflatten(1, (most, num_tokens)).flatten(0, 1).unbind()
-    rows = [logits[i] for i in (place_B * most + rank_B).tolist()]  # views: logits are the largest tensor of a step
-    return token_logprobs(rows, completions.token_ids_BC, temperature, banned_ids)
+    logits_RCV = logits_PKV.unflatten(1, (most, num_tokens)).flatten(0, 1)
+    return token_logprobs(logits_RCV, completions.token_ids_BC, temperature, banned_ids, rows_B=place_B * most + rank_B)
 
 
 @dataclass(frozen=True)

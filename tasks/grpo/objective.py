@@ -1,7 +1,8 @@
 """GRPO's clipped objective as a pure torch function of log-probs, and the log-probs and entropies it needs.
 
-Shape suffixes: B completions, C completion tokens, V vocabulary. The loss is a sum divided by a normaliser that the
-caller may give for a whole step, so a step cut into micro-batches of any sizes has exactly the gradient of one batch.
+Shape suffixes: B completions, R rows that hold their logits, C completion tokens, V vocabulary. The loss is a sum
+divided by a normaliser that the caller may give for a whole step, so a step cut into micro-batches of any sizes has
+exactly the gradient of one batch.
 
 Departs from the paper (DeepSeekMath): the upper bound of the ratio is its own parameter (clip-higher, DAPO), the KL
 to a reference is off by default (GLM-4.1V-Thinking, DAPO).
@@ -9,7 +10,7 @@ to a reference is off by default (GLM-4.1V-Thinking, DAPO).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,24 +19,70 @@ LOSS_PER = ("sample", "token", "constant")
 
 
 def token_logprobs(
-    logits_BCV: Tensor | Sequence[Tensor], token_ids_BC: Tensor, temperature: float, banned_ids: Tensor | None = None
+    logits_RCV: Tensor,
+    token_ids_BC: Tensor,
+    temperature: float,
+    banned_ids: Tensor | None = None,
+    rows_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each token under softmax(logits / temperature), and the entropy there (detached). Both (B, C), nats.
 
-    logits: one tensor, or its rows. banned_ids: tokens that are never sampled; the distribution is over the others.
-    Works row by row: the float32 softmax of a whole batch over a vocabulary of 150k would be the peak of a step.
+    banned_ids: tokens that are never sampled; the distribution is over the others. rows_B: where a completion's logits
+    are, no two in one place; None: in the completions' order. Works row by row and keeps for the backward nothing of
+    the logits' size but the logits: at a vocabulary of 150k their float32 softmax would be the peak of a step.
     """
-    logprobs, entropies = [], []
-    for logits_CV, token_ids_C in zip(logits_BCV, token_ids_BC, strict=True):
-        scaled_CV = logits_CV.float() / temperature
-        if banned_ids is not None:
-            scaled_CV = scaled_CV.index_fill(-1, banned_ids, -torch.inf)
-        chosen_C = scaled_CV.gather(-1, token_ids_C.unsqueeze(-1)).squeeze(-1)
-        logprobs.append(chosen_C - torch.logsumexp(scaled_CV, dim=-1))
-        with torch.no_grad():
-            log_softmax_CV = torch.log_softmax(scaled_CV.detach(), dim=-1)
-            entropies.append(-(log_softmax_CV.exp() * log_softmax_CV).nan_to_num(0.0).sum(-1))
-    return torch.stack(logprobs), torch.stack(entropies)
+    if rows_B is None:
+        rows_B = torch.arange(len(token_ids_BC))
+    logprobs_BC, entropies_BC = _TokenLogprobs.apply(logits_RCV, token_ids_BC, temperature, banned_ids, rows_B.tolist())
+    return logprobs_BC, entropies_BC
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """`token_logprobs` with its gradient: the chosen token's one-hot vector less the softmax."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_RCV: Tensor,
+        token_ids_BC: Tensor,
+        temperature: float,
+        banned_ids: Tensor | None,
+        rows: list[int],
+    ) -> tuple[Tensor, Tensor]:
+        logprobs, entropies, logsumexps = [], [], []
+        for row, token_ids_C in zip(rows, token_ids_BC, strict=True):
+            scaled_CV = _scaled(logits_RCV[row], temperature, banned_ids)
+            chosen_C = scaled_CV.gather(-1, token_ids_C.unsqueeze(-1)).squeeze(-1)
+            highest_C = scaled_CV.amax(-1)
+            weights_CV = scaled_CV.sub_(highest_C.unsqueeze(-1)).exp_()
+            total_C = weights_CV.sum(-1)
+            mean_C = torch.linalg.vecdot(weights_CV, logits_RCV[row].float()) / (total_C * temperature)
+            logsumexps.append(highest_C + total_C.log())
+            logprobs.append(chosen_C - logsumexps[-1])
+            entropies.append(logsumexps[-1] - mean_C)
+        entropies_BC = torch.stack(entropies)
+        ctx.mark_non_differentiable(entropies_BC)
+        ctx.save_for_backward(logits_RCV, token_ids_BC, banned_ids, torch.stack(logsumexps))
+        ctx.temperature, ctx.rows = temperature, rows
+        return torch.stack(logprobs), entropies_BC
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits_RCV, token_ids_BC, banned_ids, logsumexps_BC = ctx.saved_tensors
+        gradient_RCV = torch.zeros_like(logits_RCV)
+        gradient_BC1 = gradients[0].unsqueeze(-1) / ctx.temperature
+        for i, row in enumerate(ctx.rows):
+            scaled_CV = _scaled(logits_RCV[row], ctx.temperature, banned_ids)
+            probabilities_CV = scaled_CV.sub_(logsumexps_BC[i].unsqueeze(-1)).exp_()
+            gradient_CV = probabilities_CV.mul_(-gradient_BC1[i])
+            gradient_RCV[row] = gradient_CV.scatter_add_(-1, token_ids_BC[i].unsqueeze(-1), gradient_BC1[i])
+        return gradient_RCV, None, None, None, None
+
+
+def _scaled(logits_CV: Tensor, temperature: float, banned_ids: Tensor | None) -> Tensor:
+    """A float32 copy, the banned tokens' at minus infinity."""
+    scaled_CV = logits_CV.float() / temperature
+    return scaled_CV if banned_ids is None else scaled_CV.index_fill_(-1, banned_ids, -torch.inf)
 
 
 def normaliser(mask_BC: Tensor, loss_per: str, max_new_tokens: int) -> float:

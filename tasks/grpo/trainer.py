@@ -168,7 +168,7 @@ class GrpoTrainer(StudentTrainer):
     def _roll_out(self, step: int) -> StepBatch:
         """Sample, score and record this rank's share of a step, and keep the groups to train on."""
         rank, world = self.args.process_index, self.args.world_size
-        num_drawn = math.ceil(self.expansion.num_to_draw(self.num_prompts) / world) * world
+        num_drawn = self.expansion.num_to_draw(self.num_prompts, multiple_of=world)
         drawn = self.prompt_sampler.draw(min(num_drawn, len(self.dialogues) // world * world))
         dialogues = [self.dialogues[i] for i in drawn[rank::world]]
         prompts = [Prompt(text=row["prompt"], media_path=row["media_path"]) for row in dialogues]

@@ -15,11 +15,18 @@ def test_the_factor_approaches_one_over_the_useful_share() -> None:
     assert expansion.num_to_draw(4) == 4
     expansion.update(8, 4)
     assert expansion.factor == pytest.approx(0.9 * 1 + 0.1 * 2)
-    assert expansion.num_to_draw(10) == 11
     for _ in range(200):
         expansion.update(8, 4)
     assert expansion.factor == pytest.approx(2.0)
-    assert expansion.num_to_draw(4) == 8, "not 9 by a float's noise"
+    assert expansion.num_to_draw(4) == 8, "not 7 by a float's noise"
+
+
+def test_fractions_are_carried_over() -> None:
+    expansion = Expansion(cap=4)
+    expansion.update(8, 4)  # a factor of 1.1
+    assert [expansion.num_to_draw(4) for _ in range(10)] == [4, 4, 5, 4, 5, 4, 4, 5, 4, 5]
+    assert sum(expansion.num_to_draw(4, multiple_of=2) for _ in range(10)) == 44
+    assert [expansion.num_to_draw(4, multiple_of=2) for _ in range(5)] == [4, 4, 4, 4, 6]
 
 
 def test_it_never_exceeds_its_cap() -> None:
@@ -35,8 +42,10 @@ def test_it_never_exceeds_its_cap() -> None:
 def test_a_restored_factor_goes_on() -> None:
     expansion, resumed = Expansion(cap=4), Expansion(cap=4)
     expansion.update(8, 3)
+    expansion.num_to_draw(5)
     resumed.load_state_dict(json.loads(json.dumps(expansion.state_dict())))
     assert resumed.factor == expansion.factor > 1
+    assert resumed.owed == expansion.owed > 0
 
 
 def test_groups_with_as_many_right_as_wrong_are_kept() -> None:

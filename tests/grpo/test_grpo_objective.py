@@ -186,6 +186,17 @@ def test_token_logprobs_are_those_of_the_sampling_distribution() -> None:
     torch.testing.assert_close(entropies, torch.distributions.Categorical(logits=logits / 0.7).entropy())
 
 
+def test_the_gradient_of_token_logprobs_is_that_of_the_softmax() -> None:
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    ids, weights = torch.tensor([[0, 1, 2], [4, 3, 1]]), torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
+    expected = torch.log_softmax(logits / 0.7, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    logprobs, entropies = token_logprobs(logits, ids, 0.7)
+    assert not entropies.requires_grad
+    torch.testing.assert_close(
+        torch.autograd.grad((logprobs * weights).sum(), logits), torch.autograd.grad((expected * weights).sum(), logits)
+    )
+
+
 def test_banned_tokens_have_no_mass_and_no_gradient() -> None:
     logits = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
     ids, banned = torch.tensor([[0, 1]]), torch.tensor([3, 4])
