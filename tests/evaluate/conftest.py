@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,6 @@ import pytest
 from pipeline_config.schema import PipelineConfig
 from tasks.evaluate.items import evaluation_rows
 from tasks.student.turns import assistant_turn, merge_answers, merge_prompt
-
-_path = Path(__file__).parents[1] / "grpo" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("grpo_conftest", _path)
-assert _spec is not None
-assert _spec.loader is not None
-_grpo = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_grpo)
-
-student_folder = _grpo.student_folder
 
 Row = dict[str, Any]
 OPTIONS = ["Noise", "Motion blur", "Low clarity", "Overexposure"]

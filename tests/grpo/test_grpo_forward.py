@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,18 +31,6 @@ from tasks.student.freeze import freeze
 from tasks.student.generate import Completion, banned_token_ids
 
 TEMPERATURE = 0.8
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoint folders by family, as the tests of the student have them."""
-    conftest = Path(__file__).parents[1] / "student" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("student_conftest", conftest)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {name: module.checkpoint(tmp_path_factory.mktemp(name), name) for name in ("qwen2_5_vl", "qwen2_vl")}
 
 
 def padded(groups: list[list[list[int]]], student: Student) -> Completions:
@@ -137,10 +124,10 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8, dropout=0.0)], ids=["full", "lora"])
 def test_packed_under_gradient_checkpointing_it_is_the_plain_forward(
-    families: dict[str, Path], tables: dict[str, Path], family: str, attention: Any, lora: LoraConfig | None
+    folders: dict[str, Path], tables: dict[str, Path], family: str, attention: Any, lora: LoraConfig | None
 ) -> None:
     """Prompts and completions of different lengths; micro-batches that cut a group, one prompt and many."""
-    student = load_student(str(families[family]), StudentConfig(lora=lora, attention=attention), train=True)
+    student = load_student(str(folders[family]), StudentConfig(lora=lora, attention=attention), train=True)
     model = student.model
     if lora:  # adapters start at zero, where half of their gradients are zero too
         for name, parameter in model.named_parameters():

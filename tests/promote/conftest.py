@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,6 @@ from data_contracts.refs import Ref, digest_of
 from pipeline_config.schema import PipelineConfig, TrackingConfig
 from tasks.promote.registry import Registry
 from tasks.tracking.runs import Tracking
-
-_path = Path(__file__).parents[1] / "grpo" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("grpo_conftest", _path)
-assert _spec is not None
-assert _spec.loader is not None
-_grpo = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_grpo)
-
-student_folder = _grpo.student_folder
 
 CONFIG = {
     "name": "test",
