@@ -33,7 +33,7 @@ from tasks.grpo.rollouts import discard_after, merge_parts
 from tasks.grpo.sampler import PromptSampler, make_sampler
 from tasks.grpo.trainer import GrpoTrainer, derive_seed, micro_batches
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_atomically
-from tasks.student.checkpoint import Student, load_student, replace_folder, save_student
+from tasks.student.checkpoint import Student, load_student, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
 from tasks.student.trainer import (
@@ -46,7 +46,6 @@ from tasks.student.trainer import (
 )
 from tasks.student.zero import whole_weights, zero_stage
 
-HISTORY_FILE = "history.json"
 ROLLOUTS_FILE = "rollouts.parquet"
 PROBE_FILE = "probe_before.json"
 # Streams of `derive_seed` under the job's seed; the Trainer's own start at 0 with (step, rank).
@@ -97,7 +96,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
             return {}
         probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
         num_rollouts = merge_parts(job.folder / "rollouts", job.folder / ROLLOUTS_FILE)
-        _publish(job, student, {"steps": history, "probe": probes})
+        save_student(student, job.out, history={"steps": history, "probe": probes})
     return {
         "steps": len(history),
         "num_prompts": len(pool),
@@ -184,14 +183,6 @@ def _probe_before(job: Job, student: Student, probed: Sequence[Mapping[str, Any]
 
 def _probe(job: Job, student: Student, probed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return probe(student, probed, job.config, derive_seed(job.seed, PROBE_STREAM))
-
-
-def _publish(job: Job, student: Student, history: dict[str, Any]) -> None:
-    """Student and history side by side in ``job.out``, which appears only when both are there."""
-    beside = job.out.with_name(f"{job.out.name}.part")
-    save_student(student, beside)
-    (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1, sort_keys=True))
-    replace_folder(beside, job.out)
 
 
 def _child(job: Job) -> dict[str, Any]:

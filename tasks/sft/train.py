@@ -16,7 +16,6 @@ from __future__ import annotations
 import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
 
 # isort: split
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -30,12 +29,11 @@ from transformers import TrainerCallback, set_seed
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress
 from tasks.sft.dialogues import TrainingDialogues
 from tasks.sft.trainer import SftTrainer, sft_arguments
-from tasks.student.checkpoint import load_student, replace_folder, save_student
+from tasks.student.checkpoint import load_student, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
 from tasks.student.trainer import check_devices, discard_incomplete, last_complete, steps_done
 
-HISTORY_FILE = "history.json"
 QUARANTINE_FILE = "quarantine.parquet"
 
 
@@ -92,10 +90,7 @@ def _write(
         return
     if quarantined:
         pq.write_table(pa.Table.from_pylist(quarantined), job.folder / QUARANTINE_FILE)
-    beside = job.out.with_name(f"{job.out.name}.part")
-    save_student(student, beside, state_dict)
-    (beside / HISTORY_FILE).write_text(json.dumps({"steps": history}, indent=1))
-    replace_folder(beside, job.out)
+    save_student(student, job.out, state_dict, {"steps": history})
 
 
 def _child(job: Job) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from tasks.student.pictures import Pictures
 from tasks.student.tensor_files import TensorFiles
 from tasks.student.vision import KeptFeatures, StepFeatures
 
-__all__ = ["Student", "load_student", "replace_folder", "resolve_model", "save_student"]
+__all__ = ["Student", "load_student", "resolve_model", "save_student"]
 
 NOTE_FILE = "discern.json"
+HISTORY_FILE = "history.json"
 ADAPTER_FILE = "adapter_config.json"
 # What each family was trained to read and write.
 BOXES_OF_FAMILY: dict[str, Convention] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "pixels"}
@@ -108,10 +109,16 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     return student
 
 
-def save_student(student: Student, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+def save_student(
+    student: Student,
+    folder: Path,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    history: Mapping[str, Any] | None = None,
+) -> None:
     """Write weights (full, or adapters only), processor, tokenizer and ``discern.json`` beside, then rename.
 
-    state_dict: the weights where the model does not hold them whole (ZeRO-3 gathers them). Replaces what stood there.
+    state_dict: the weights where the model does not hold them whole (ZeRO-3 gathers them). history: the figures of the
+    training it comes from, written as ``history.json``: they travel with the student. Replaces what stood there.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -122,12 +129,14 @@ def save_student(student: Student, folder: Path, state_dict: Mapping[str, torch.
         student.processor.save_pretrained(beside)
         note = {"boxes": student.boxes} | ({"base": student.base} if student.base else {})
         (beside / NOTE_FILE).write_text(json.dumps(note, indent=1) + "\n")
-        replace_folder(beside, folder)
+        if history is not None:
+            (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
+        _replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def replace_folder(beside: Path, folder: Path) -> None:
+def _replace(beside: Path, folder: Path) -> None:
     """Put a finished folder where another may stand; a reader sees the old one, none, or the new one whole."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
