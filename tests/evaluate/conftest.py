@@ -1,4 +1,4 @@
-"""Dialogues about degraded pictures, pictures on disk, a random student, and students whose answers are known."""
+"""Dialogues about degraded pictures, pictures on disk, and students whose answers are known."""
 
 from __future__ import annotations
 
