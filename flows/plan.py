@@ -19,6 +19,7 @@ from typing import Any
 
 from data_contracts.check import ContractError
 from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
+from tasks.student.precision import settled
 
 SAMPLED_FILES = 24  # of each source: read, expanded into questions, their gold scored
 
@@ -32,6 +33,7 @@ class Plan:
     """
 
     config: PipelineConfig
+    precision: str = ""
     findings: list[str] = field(default_factory=list)
     num_files: int = 0
     num_samples: float = 0.0
@@ -43,7 +45,9 @@ class Plan:
 
 def make_plan(config: PipelineConfig) -> Plan:
     """Check everything a run needs; what is missing is a finding, never an exception."""
-    plan = Plan(config)
+    with tempfile.TemporaryDirectory() as folder:
+        config, precision = settled(config, Path(folder))
+    plan = Plan(config, precision)
     _check_sources(plan)
     plan.findings += [*_teacher_findings(config), *_student_findings(config), *_deepspeed_findings(config)]
     try:
@@ -220,6 +224,7 @@ def print_plan(plan: Plan) -> None:
     print(f"Plan of {config.name}")
     for stage, what in lines:
         print(f"  {stage:9} {what}")
+    print(plan.precision)
     for stage, parts in plan.memory.items():
         print(f"Memory per device, {stage}: " + ", ".join(f"{name} {gib:.1f} GiB" for name, gib in parts.items()))
     for finding in plan.findings:

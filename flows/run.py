@@ -38,10 +38,11 @@ from flows.summary import print_summary, summarise, write_summary
 from pipeline_config.home import home
 from pipeline_config.schema import ConfigError, PipelineConfig, load_config
 from tasks.endpoint.request import EndpointUnavailable
-from tasks.launcher.child import ChildFailed, children_end_with
+from tasks.launcher.child import LOGGER, ChildFailed, children_end_with
 from tasks.launcher.job import DiskFull, write_atomically
 from tasks.launcher.stage import result_storage, stage_facts, stage_table
 from tasks.lineage.store import Lineage
+from tasks.student.precision import settled
 from tasks.tracking.runs import Tracking
 
 # Their message says what to do; no traceback is needed.
@@ -56,7 +57,7 @@ def pipeline_flow(name: str) -> Callable[[Callable[..., dict[str, Any]]], Flow[.
 
 @dataclass
 class Pipeline:
-    """An open run. config: validated, overrides applied."""
+    """An open run. config: validated, overrides applied, precision chosen."""
 
     flow: str
     config: PipelineConfig
@@ -96,9 +97,11 @@ def open_run(flow_name: str, config: str, overrides: dict[str, Any] | None) -> I
     settings = load_config(config, overrides)
     started = time.monotonic()
     folder = home()
+    settings, chosen = settled(settings, folder)
     run = _identify(settings, folder)
     tracking = Tracking(folder, settings.tracking)
     run = Run(run.run_id, run.home, _mlflow_run(tracking, run, settings))
+    LOGGER.info(chosen)
     lineage = Lineage(folder)
     lineage.record_run(run, flow_name, settings.model_dump(mode="json"), settings.seed)
     state, status, reason = "failed", "FAILED", None

@@ -222,7 +222,9 @@ class StudentConfig(Section):
     boxes: Literal["auto", "norm1000", "pixels"] = Field(
         "auto", description="auto: pixels of the resized image for Qwen2.5-VL, norm1000 for Qwen2-VL"
     )
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the device computes it fast, else float32; chosen when a run starts"
+    )
     min_pixels: Count | None = Field(None, description="per picture, as the processor counts; None = checkpoint's")
     max_pixels: Count | None = None
     lora: LoraConfig | None = None

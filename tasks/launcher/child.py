@@ -90,7 +90,7 @@ def run_child(
     write_atomically(folder / JOB_FILE, json.dumps(job))
     command = [*_launcher(devices), module, str(folder / JOB_FILE)]
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    with (folder / LOG_FILE).open("a") as log, _started(command, _environment(env, devices)) as process:
+    with (folder / LOG_FILE).open("a") as log, _started(command, child_environment(env, devices)) as process:
         for line in _lines(process):
             log.write(line + "\n")
             log.flush()
@@ -138,7 +138,8 @@ def _launcher(devices: int) -> list[str]:
     ]
 
 
-def _environment(env: Mapping[str, str] | None, devices: int) -> dict[str, str]:
+def child_environment(env: Mapping[str, str] | None = None, devices: int = 1) -> dict[str, str]:
+    """The environment of a Python process of ours: this process's, no telemetry, our packages first, then ``env``."""
     merged = {
         **os.environ,
         "TOKENIZERS_PARALLELISM": "false",
@@ -150,7 +151,6 @@ def _environment(env: Mapping[str, str] | None, devices: int) -> dict[str, str]:
         # Otherwise `-m` puts the current folder before everything, and a folder `tasks` of the user's wins.
         "PYTHONSAFEPATH": "1",
         **(env or {}),
-        LIFELINE_VARIABLE: "stdin",
     }
     merged["PYTHONPATH"] = os.pathsep.join(p for p in (str(REPOSITORY), merged.get("PYTHONPATH")) if p)
     if devices > 1:
@@ -167,7 +167,7 @@ def _started(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Pop
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        env=env,
+        env={**env, LIFELINE_VARIABLE: "stdin"},
         start_new_session=True,
     )
     with _running_lock:

@@ -24,6 +24,7 @@ from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
 from tasks.student.location import BUILTIN, resolve_model
 from tasks.student.pictures import Pictures
+from tasks.student.precision import precision_of
 from tasks.student.tensor_files import TensorFiles
 from tasks.student.vision import KeptFeatures, StepFeatures
 
@@ -80,7 +81,8 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
 
     train=False: eval mode, no gradients. train=True: train mode; with ``config.lora`` a full checkpoint is wrapped in
     new adapters, a LoRA checkpoint goes on with its own. A local folder or builtin never touches the hub.
-    Weights are ``config.precision``, except that full training without DeepSpeed keeps them float32 for the optimiser.
+    Weights have the config's precision, except that full training without DeepSpeed keeps them float32 for the
+    optimiser.
     Sets torch's threads where ``config.threads`` does.
     Raises ConfigError: missing folder, no image-text-to-text model, architecture outside the Qwen2-VL family.
     """
@@ -186,7 +188,7 @@ def _family(source: Path | str) -> str:
 def _dtype(config: StudentConfig, train: bool, lora: bool) -> torch.dtype:
     from transformers.integrations.deepspeed import deepspeed_config
 
-    if config.precision == "float32" or (train and not lora and deepspeed_config() is None):
+    if precision_of(config) == "float32" or (train and not lora and deepspeed_config() is None):
         return torch.float32
     return torch.bfloat16
 

@@ -25,6 +25,7 @@ def estimate_memory(config: PipelineConfig) -> dict[str, dict[str, float]]:
 
     ``grpo`` under ZeRO-3 also has ``gathered``, the whole weights that a step's rollouts need on each device. They are
     gone again before there are activations, so the total counts the larger of the two.
+    ``student.precision: auto`` counts as float32, the larger; a plan names what it stands for on its machine.
     Raises ConfigError if a deepspeed file is missing, or ``student.shape`` while the checkpoint is not on this machine.
     """
     shape = model_shape(config)

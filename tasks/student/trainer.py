@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 from pipeline_config.schema import ConfigError, OptimiserConfig, PipelineConfig
 from tasks.student.checkpoint import Student
 from tasks.student.freeze import parameter_groups
+from tasks.student.precision import precision_of
 from tasks.student.zero import find_deepspeed, sharded_parameters
 
 COMPLETE_FILE = "complete.json"
@@ -93,7 +94,7 @@ def training_arguments(
         # The older one is the way back while the newer is being written.
         save_total_limit=2,
         seed=seed,
-        bf16=config.student.precision == "bfloat16",
+        bf16=precision_of(config.student) == "bfloat16",
         activation_checkpointing=config.student.gradient_checkpointing,
         deepspeed=str(find_deepspeed(deepspeed)) if deepspeed else None,
         use_cpu=on_cpu,

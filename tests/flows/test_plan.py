@@ -14,7 +14,11 @@ from pipeline_config.schema import load_config
 
 ROOT = Path(__file__).parents[2]
 VIDA = ROOT / "tests" / "fixtures" / "vida"
-FIXTURE = {"ingest.sources.0.images": str(VIDA / "images"), "ingest.sources.0.metadata": str(VIDA / "metadata.json")}
+FIXTURE = {
+    "ingest.sources.0.images": str(VIDA / "images"),
+    "ingest.sources.0.metadata": str(VIDA / "metadata.json"),
+    "student.precision": "bfloat16",
+}
 
 
 @pytest.fixture(autouse=True)

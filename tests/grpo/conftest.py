@@ -69,7 +69,7 @@ def make_job_in(student_folder: Path, tables: dict[str, Path]) -> Callable[..., 
                 "ingest": {"sources": [{"kind": "degrade", "name": "unused"}]},
                 "sft": {"optimiser": {"lr": 1e-3}},
                 "rewards": {"rubrics": {"choice": {rubric: 1.0}}},
-                "student": config_student or {},
+                "student": {"precision": "float32", **(config_student or {})},
                 "grpo": {**defaults, **grpo},
             }
         )

@@ -44,7 +44,7 @@ def sampled(
     student_folder: Path, tables: dict[str, Path]
 ) -> tuple[Student, list[Prompt], list[list[list[int]]], Completions]:
     """A student, four prompts of different lengths and pictures, and three completions of each, of 1 to 9 tokens."""
-    student = load_student(str(student_folder), StudentConfig(), train=True)
+    student = load_student(str(student_folder), StudentConfig(precision="float32"), train=True)
     rows = pq.read_table(tables["dialogues"]).to_pylist()[:4]
     prompts = [Prompt(row["prompt"], row["media_path"]) for row in rows]
     rng = np.random.default_rng(0)
@@ -127,7 +127,9 @@ def test_packed_under_gradient_checkpointing_it_is_the_plain_forward(
     folders: dict[str, Path], tables: dict[str, Path], family: str, attention: Any, lora: LoraConfig | None
 ) -> None:
     """Prompts and completions of different lengths; micro-batches that cut a group, one prompt and many."""
-    student = load_student(str(folders[family]), StudentConfig(lora=lora, attention=attention), train=True)
+    student = load_student(
+        str(folders[family]), StudentConfig(precision="float32", lora=lora, attention=attention), train=True
+    )
     model = student.model
     if lora:  # adapters start at zero, where half of their gradients are zero too
         for name, parameter in model.named_parameters():
@@ -224,7 +226,7 @@ def test_completions_pad_behind_and_keep_their_prompt() -> None:
 def test_kept_features_give_the_plain_gradients(sampled: Any, forward: Any, student_folder: Path, merger: bool) -> None:
     """The merger, where it trains, gets its gradients from every completion; the tower does not run again."""
     _, prompts, groups, completions = sampled
-    student = load_student(str(student_folder), StudentConfig(), train=True)
+    student = load_student(str(student_folder), StudentConfig(precision="float32"), train=True)
     freeze(student.model, FreezeConfig(vision=True, merger=merger))
     encoded = encode_prompts(student, prompts)
     assert "pixel_values" not in encoded

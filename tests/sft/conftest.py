@@ -90,7 +90,7 @@ def make_job(small_student: Path, dialogues: Path, tmp_path: Path) -> Callable[.
             {
                 "name": "test",
                 "ingest": {"sources": [{"kind": "degrade", "name": "unused"}]},
-                "student": {"model": str(small_student), **(student or {})},
+                "student": {"model": str(small_student), "precision": "float32", **(student or {})},
                 "sft": {**defaults, **sft},
                 "grpo": {"optimiser": {"lr": 1e-6}},
             }

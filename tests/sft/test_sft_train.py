@@ -59,8 +59,8 @@ def test_the_student_learns_and_tells(make_job: MakeJob) -> None:
     assert facts["dialogues"] == 14, "held-out dialogues are left out"
     assert facts["quarantined"] == facts["resumed_at"] == 0
     assert math.isclose(facts["loss"], history[-1]["loss"], rel_tol=1e-5)
-    before = load_student(job.config.student.model, StudentConfig())
-    after = load_student(str(job.out), StudentConfig())
+    before = load_student(job.config.student.model, StudentConfig(precision="float32"))
+    after = load_student(str(job.out), StudentConfig(precision="float32"))
     for part in ("vision", "merger", "language"):
         assert parameter_digest(after.model, part) != parameter_digest(before.model, part)
 
@@ -68,8 +68,8 @@ def test_the_student_learns_and_tells(make_job: MakeJob) -> None:
 def test_frozen_parts_stay(make_job: MakeJob) -> None:
     job = make_job(freeze={"vision": True, "merger": True})
     run(job)
-    before = load_student(job.config.student.model, StudentConfig()).model
-    after = load_student(str(job.out), StudentConfig()).model
+    before = load_student(job.config.student.model, StudentConfig(precision="float32")).model
+    after = load_student(str(job.out), StudentConfig(precision="float32")).model
     assert parameter_digest(after, "vision") == parameter_digest(before, "vision")
     assert parameter_digest(after, "merger") == parameter_digest(before, "merger")
     assert parameter_digest(after, "language") != parameter_digest(before, "language")
@@ -77,7 +77,7 @@ def test_frozen_parts_stay(make_job: MakeJob) -> None:
 
 def test_the_loss_is_the_models_own(small_student: Path, dialogues: Path) -> None:
     """Without mask and without the prompt's logits, the loss is what the plain forward pass gives."""
-    student = load_student(str(small_student), StudentConfig())
+    student = load_student(str(small_student), StudentConfig(precision="float32"))
     rows = [row for row in pq.read_table(dialogues).to_pylist() if row["split"] == "train"][:5]
     batch = collate_training(student, TrainingDialogues(student, dialogues, 400).encoded[:5])
     labels = batch.pop("labels")
@@ -119,7 +119,7 @@ def test_a_resumed_run_ends_in_the_same_weights(lora: dict[str, Any] | None, mak
 def test_dialogues_too_long_are_quarantined(make_job: MakeJob) -> None:
     job = make_job()
     lengths = TrainingDialogues(
-        load_student(job.config.student.model, StudentConfig()), Path(job.inputs["dialogues"]), 400
+        load_student(job.config.student.model, StudentConfig(precision="float32")), Path(job.inputs["dialogues"]), 400
     ).lengths
     limit = sorted(lengths)[9]
     job = make_job("short", max_tokens=limit)
@@ -132,7 +132,7 @@ def test_dialogues_too_long_are_quarantined(make_job: MakeJob) -> None:
 
 
 def test_an_epoch_sees_the_dialogues_of_a_sub_task_as_often_as_asked(small_student: Path, dialogues: Path) -> None:
-    student = load_student(str(small_student), StudentConfig())
+    student = load_student(str(small_student), StudentConfig(precision="float32"))
     once = TrainingDialogues(student, dialogues, 400)
     sub_task = pq.read_table(dialogues)["sub_task"][0].as_py()
     train = pq.read_table(dialogues, filters=[("split", "=", "train"), ("sub_task", "=", sub_task)])

@@ -33,4 +33,4 @@ def student(folders: dict[str, Path]) -> Any:
     from pipeline_config.schema import StudentConfig
     from tasks.student.checkpoint import load_student
 
-    return load_student(str(folders["qwen2_5_vl"]), StudentConfig())
+    return load_student(str(folders["qwen2_5_vl"]), StudentConfig(precision="float32"))

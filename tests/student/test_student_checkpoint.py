@@ -15,7 +15,7 @@ from tasks.student.checkpoint import load_student, resolve_model, save_student
 from tasks.student.encode import Prompt, encode_prompts
 
 Picture = Callable[[int, int], str]
-LORA = StudentConfig.model_validate({"lora": {"r": 4, "alpha": 8, "dropout": 0.0}})
+LORA = StudentConfig.model_validate({"precision": "float32", "lora": {"r": 4, "alpha": 8, "dropout": 0.0}})
 
 
 def logits(student: object, picture: Picture) -> torch.Tensor:
@@ -25,7 +25,7 @@ def logits(student: object, picture: Picture) -> torch.Tensor:
 
 
 def test_the_builtin_student_loads() -> None:
-    tiny = load_student("builtin:tiny", StudentConfig())
+    tiny = load_student("builtin:tiny", StudentConfig(precision="float32"))
     assert tiny.model.config.model_type == "qwen2_5_vl"
     assert not tiny.model.training
     assert not any(parameter.requires_grad for parameter in tiny.model.parameters())
@@ -36,11 +36,11 @@ def test_the_builtin_student_loads() -> None:
 def test_a_saved_student_is_the_same(
     family: str, boxes: str, folders: dict[str, Path], picture: Picture, tmp_path: Path
 ) -> None:
-    config = StudentConfig(max_pixels=112 * 84)
+    config = StudentConfig(precision="float32", max_pixels=112 * 84)
     before = load_student(str(folders[family]), config, train=True)
     assert before.boxes == boxes
     save_student(before, tmp_path / "student")
-    after = load_student(str(tmp_path / "student"), StudentConfig())
+    after = load_student(str(tmp_path / "student"), StudentConfig(precision="float32"))
     assert after.boxes == boxes
     assert after.pictures.resized_size(picture(300, 300)) == before.pictures.resized_size(picture(300, 300)) == (84, 84)
     torch.testing.assert_close(logits(after, picture), logits(before, picture), rtol=0, atol=0)
@@ -48,16 +48,16 @@ def test_a_saved_student_is_the_same(
 
 
 def test_the_box_convention_travels_with_the_student(folders: dict[str, Path], tmp_path: Path) -> None:
-    student = load_student(str(folders["qwen2_5_vl"]), StudentConfig(boxes="norm1000"))
+    student = load_student(str(folders["qwen2_5_vl"]), StudentConfig(precision="float32", boxes="norm1000"))
     save_student(student, tmp_path / "student")
-    assert load_student(str(tmp_path / "student"), StudentConfig()).boxes == "norm1000"
-    assert load_student(str(tmp_path / "student"), StudentConfig(boxes="pixels")).boxes == "pixels"
+    assert load_student(str(tmp_path / "student"), StudentConfig(precision="float32")).boxes == "norm1000"
+    assert load_student(str(tmp_path / "student"), StudentConfig(precision="float32", boxes="pixels")).boxes == "pixels"
 
 
 def test_saving_replaces_what_stood_there(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "old").touch()
-    save_student(load_student(str(folders["qwen2_vl"]), StudentConfig()), tmp_path / "student")
+    save_student(load_student(str(folders["qwen2_vl"]), StudentConfig(precision="float32")), tmp_path / "student")
     assert not (tmp_path / "student" / "old").exists()
     assert (tmp_path / "student" / "model.safetensors").exists()
 
@@ -70,12 +70,14 @@ def test_lora_saves_adapters_and_loads_on_its_base(folders: dict[str, Path], pic
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     expected = logits(student, picture)
-    assert not torch.allclose(expected, logits(load_student(base, StudentConfig()), picture), atol=1e-2)
+    assert not torch.allclose(
+        expected, logits(load_student(base, StudentConfig(precision="float32")), picture), atol=1e-2
+    )
     save_student(student, tmp_path / "student")
     assert not (tmp_path / "student" / "model.safetensors").exists()
     assert json.loads((tmp_path / "student" / "discern.json").read_text()) == {"boxes": "pixels", "base": base}
     for train in (False, True):
-        again = load_student(str(tmp_path / "student"), StudentConfig(), train=train)
+        again = load_student(str(tmp_path / "student"), StudentConfig(precision="float32"), train=train)
         torch.testing.assert_close(logits(again, picture), expected, rtol=0, atol=0)
         assert any(parameter.requires_grad for parameter in again.model.parameters()) is train
 
@@ -94,7 +96,7 @@ def test_lora_whose_base_is_gone(folders: dict[str, Path], tmp_path: Path) -> No
     save_student(load_student(str(tmp_path / "base"), LORA, train=True), tmp_path / "student")
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(ConfigError, match="base: no folder is there"):
-        load_student(str(tmp_path / "student"), StudentConfig())
+        load_student(str(tmp_path / "student"), StudentConfig(precision="float32"))
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "builtin:huge"])
@@ -110,18 +112,18 @@ def test_names_that_are_no_path_go_to_the_hub() -> None:
 def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="download it to the Hugging Face cache"):
-        load_student("nobody/nothing", StudentConfig())
+        load_student("nobody/nothing", StudentConfig(precision="float32"))
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ConfigError, match="architecture 'llama' is not supported"):
-        load_student(str(tmp_path), StudentConfig())
+        load_student(str(tmp_path), StudentConfig(precision="float32"))
 
 
 def test_a_folder_without_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        load_student(str(tmp_path), StudentConfig())
+        load_student(str(tmp_path), StudentConfig(precision="float32"))
 
 
 def test_weights_of_another_model_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_weights_of_another_model_are_refused(folders: dict[str, Path], tmp_path
     lacking = {name: weight for name, weight in weights.items() if "layers.1." not in name}
     save_file(lacking, tmp_path / "student" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"12 weights are missing .*layers\.1\."):
-        load_student(str(tmp_path / "student"), StudentConfig())
+        load_student(str(tmp_path / "student"), StudentConfig(precision="float32"))
     (tmp_path / "student" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ConfigError, match="its weights cannot be loaded"):
-        load_student(str(tmp_path / "student"), StudentConfig())
+        load_student(str(tmp_path / "student"), StudentConfig(precision="float32"))

@@ -33,7 +33,7 @@ def dialogue(
 def test_the_processor_does_not_resample(side: int, picture: Picture) -> None:
     from PIL import Image
 
-    tiny = load_student("builtin:tiny", StudentConfig())
+    tiny = load_student("builtin:tiny", StudentConfig(precision="float32"))
     seen = tiny.pictures.of(picture(side, side))
     processor = tiny.processor.image_processor
     raw = torch.tensor(list(Image.open(picture(side, side)).tobytes())).view(side, side, 3).permute(2, 0, 1) / 255

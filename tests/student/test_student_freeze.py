@@ -26,7 +26,9 @@ LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
 def test_frozen_parts_keep_every_byte(
     family: str, lora: dict[str, float] | None, frozen: set[Part], folders: dict[str, Path], picture: Callable[..., str]
 ) -> None:
-    student = load_student(str(folders[family]), StudentConfig.model_validate({"lora": lora}), train=True)
+    student = load_student(
+        str(folders[family]), StudentConfig.model_validate({"precision": "float32", "lora": lora}), train=True
+    )
     freeze(student.model, FreezeConfig.model_validate(dict.fromkeys(frozen, True)))
     before = {part: parameter_digest(student.model, part) for part in PARTS}
     optimizer = torch.optim.AdamW(parameter_groups(student.model, RATES))
@@ -39,7 +41,7 @@ def test_frozen_parts_keep_every_byte(
 
 def test_every_parameter_has_its_part(folders: dict[str, Path]) -> None:
     for folder in folders.values():
-        model = load_student(str(folder), StudentConfig()).model
+        model = load_student(str(folder), StudentConfig(precision="float32")).model
         names = [name for name, _ in model.named_parameters()]
         assert {part_of(name) for name in names} == set(PARTS)
         merger = {id(parameter) for parameter in model.model.visual.merger.parameters()}
@@ -50,7 +52,7 @@ def test_every_parameter_has_its_part(folders: dict[str, Path]) -> None:
 
 
 def test_groups_have_their_rates_and_decay(folders: dict[str, Path]) -> None:
-    model = load_student(str(folders["qwen2_vl"]), StudentConfig(), train=True).model
+    model = load_student(str(folders["qwen2_vl"]), StudentConfig(precision="float32"), train=True).model
     groups = parameter_groups(model, RATES)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     found = {id(parameter): group for group in groups for parameter in group["params"]}
@@ -61,12 +63,12 @@ def test_groups_have_their_rates_and_decay(folders: dict[str, Path]) -> None:
 
 
 def test_missing_rates_are_the_language_models(folders: dict[str, Path]) -> None:
-    model = load_student(str(folders["qwen2_5_vl"]), StudentConfig(), train=True).model
+    model = load_student(str(folders["qwen2_5_vl"]), StudentConfig(precision="float32"), train=True).model
     assert {group["lr"] for group in parameter_groups(model, OptimiserConfig(lr=0.5))} == {0.5}
 
 
 def test_freezing_all_is_refused(folders: dict[str, Path]) -> None:
-    model = load_student(str(folders["qwen2_5_vl"]), StudentConfig(), train=True).model
+    model = load_student(str(folders["qwen2_5_vl"]), StudentConfig(precision="float32"), train=True).model
     freeze(model, FreezeConfig(vision=True, merger=True, language=True))
     with pytest.raises(ConfigError, match="nothing is left to train"):
         parameter_groups(model, RATES)

@@ -54,7 +54,9 @@ def either_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def test_greedy_equals_transformers(
     family: str, lora: dict[str, int] | None, folders: dict[str, Path], picture: Picture, either_step: None
 ) -> None:
-    student = load_student(str(folders[family]), StudentConfig.model_validate({"lora": lora}), train=bool(lora))
+    student = load_student(
+        str(folders[family]), StudentConfig.model_validate({"precision": "float32", "lora": lora}), train=bool(lora)
+    )
     prompts = prompts_of(picture)
     end = student.tokenizer.convert_tokens_to_ids(END_OF_TURN)
     ours = generate(student, prompts, temperature=0, max_new_tokens=24, batch_size=3, seed=0)
@@ -175,7 +177,7 @@ def test_in_bfloat16_and_under_autocast(folders: dict[str, Path], picture: Pictu
 
 
 def test_what_is_not_plain_takes_the_librarys_step(folders: dict[str, Path]) -> None:
-    student = load_student(str(folders["qwen2_5_vl"]), StudentConfig())
+    student = load_student(str(folders["qwen2_5_vl"]), StudentConfig(precision="float32"))
     text = student.model.model.language_model
     assert decode.is_plain(student.model)
     handle = text.layers[1].self_attn.register_forward_hook(lambda *_: None)
@@ -294,7 +296,9 @@ def test_boxes_come_back_in_thousandths(student: Student, picture: Picture) -> N
 
 
 def test_training_mode_comes_back(folders: dict[str, Path], picture: Picture) -> None:
-    student = load_student(str(folders["qwen2_5_vl"]), StudentConfig(gradient_checkpointing=True), train=True)
+    student = load_student(
+        str(folders["qwen2_5_vl"]), StudentConfig(precision="float32", gradient_checkpointing=True), train=True
+    )
     generate(student, [Prompt("Which?", picture(56, 56))], max_new_tokens=2, batch_size=1, seed=0)
     assert student.model.training
     assert all(parameter.requires_grad for parameter in student.model.parameters())

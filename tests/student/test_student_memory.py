@@ -16,8 +16,13 @@ SEVEN_B = "qwen2_5_vl_7b"
 ZERO3 = {"sft.deepspeed": "pipeline_config/deepspeed/zero3.json"}
 
 
+def recipe(overrides: dict[str, Any] | None = None) -> PipelineConfig:
+    """As on a GPU that computes bfloat16 fast, whatever this machine does."""
+    return load_config(SEVEN_B, {"student.precision": "bfloat16", **(overrides or {})})
+
+
 def sft(overrides: dict[str, Any] | None = None) -> dict[str, float]:
-    return estimate_memory(load_config(SEVEN_B, overrides))["sft"]
+    return estimate_memory(recipe(overrides))["sft"]
 
 
 def test_full_training_of_seven_billions() -> None:
@@ -41,15 +46,15 @@ def test_sharding() -> None:
 
 def test_sampling_under_zero3_needs_room_for_whole_weights() -> None:
     full = {"student.lora": None, "grpo.deepspeed": "pipeline_config/deepspeed/zero3.json"}
-    zero2 = estimate_memory(load_config(SEVEN_B, {"student.lora": None}))["grpo"]
-    zero3 = estimate_memory(load_config(SEVEN_B, full))["grpo"]
+    zero2 = estimate_memory(recipe({"student.lora": None}))["grpo"]
+    zero3 = estimate_memory(recipe(full))["grpo"]
     assert zero3["weights"] == pytest.approx(zero2["weights"] / 8, abs=0.01)
     assert zero3["gathered"] == zero2["weights"]
     parts = {name: zero3[name] for name in ("weights", "gradients", "optimiser")}
     assert zero3["activations"] < zero3["gathered"]
     assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["gathered"], abs=0.03)
     longer = {**full, "grpo.batch_size": 64}
-    zero3 = estimate_memory(load_config(SEVEN_B, longer))["grpo"]
+    zero3 = estimate_memory(recipe(longer))["grpo"]
     assert zero3["activations"] > zero3["gathered"]
     assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["activations"], abs=0.03)
     assert "gathered" not in sft(ZERO3)
@@ -64,8 +69,8 @@ def test_lora_recomputation_and_freezing_cost_less() -> None:
 
 def test_a_reference_is_a_second_model() -> None:
     full = {"student.lora": None}
-    without = estimate_memory(load_config(SEVEN_B, full))["grpo"]
-    with_reference = estimate_memory(load_config(SEVEN_B, {**full, "grpo.beta": 0.04}))["grpo"]
+    without = estimate_memory(recipe(full))["grpo"]
+    with_reference = estimate_memory(recipe({**full, "grpo.beta": 0.04}))["grpo"]
     assert with_reference["weights"] == pytest.approx(2 * without["weights"], abs=0.01)
 
 
@@ -79,7 +84,7 @@ def test_the_shape_is_read_from_a_local_checkpoint(folders: dict[str, Path]) -> 
 
 
 def test_without_shape_and_checkpoint_it_says_what_to_give() -> None:
-    config: PipelineConfig = load_config(SEVEN_B, {"student.shape": None})
+    config: PipelineConfig = recipe({"student.shape": None})
     with pytest.raises(ConfigError, match=r"student\.shape: missing.*vision_parameters"):
         estimate_memory(config)
 

@@ -48,7 +48,8 @@ def load(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DISCERN_HOME", str(tmp_path / "home"))
 
     def make(source: str | Path = "qwen2_vl", *, train: bool = False, **config: Any) -> Student:
-        return load_student(str(folders.get(str(source), source)), StudentConfig.model_validate(config), train=train)
+        settings = {"precision": "float32", **config}
+        return load_student(str(folders.get(str(source), source)), StudentConfig.model_validate(settings), train=train)
 
     return make
 
