@@ -130,7 +130,7 @@ def answers(config: PipelineConfig, path: Path, student_folder: Path) -> list[di
     for row, (completion,) in zip(rows, completions, strict=True):
         scored = score(row, completion.text, config.rewards, truncated=completion.truncated)
         for pair, answer, accuracy in zip(row["pairs"], scored.pair_answers, scored.pair_accuracy, strict=True):
-            place = {name: row[name] for name in ("sample_id", "source_photograph", "sub_task")}
+            place = {name: row[name] for name in ("sample_id", "source_photograph")}
             evaluated.append({**pair, **place, "gold": pair["answer"], "answer": answer, "accuracy": accuracy})
     return evaluated
 

@@ -121,6 +121,7 @@ ANNOTATIONS = pa.schema(
 PAIR = pa.struct(
     [
         ("question_id", pa.string()),
+        ("sub_task", pa.string()),  # key of SUB_TASKS, also where the dialogue says "mixed"
         ("kind", pa.string()),
         ("problem_type", pa.string()),
         ("question", pa.string()),

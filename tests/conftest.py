@@ -186,6 +186,7 @@ def dialogue(index: int, media_path: Path, num_pairs: int = 1) -> dict[str, Any]
     pairs = [
         {
             "question_id": f"q{index}-{i}",
+            "sub_task": "mcq",
             "kind": "type",
             "problem_type": "choice",
             "question": "Which?\nA. Noise\nB. Low clarity",

@@ -30,7 +30,7 @@ Rows = NDArray[np.int64]
 def assemble(pairs: pa.Table, rows: Rows, starts: Rows, max_think: int, characters_per_token: float) -> pa.Table:
     """Rows of DIALOGUES.
 
-    pairs: columns of PAIR and OF_MEDIA, sub_task and reasoning. rows: positions in pairs, dialogue after dialogue, in
+    pairs: columns of PAIR and OF_MEDIA, and reasoning. rows: positions in pairs, dialogue after dialogue, in
     the order of the numbers. starts: where in rows each dialogue begins. max_think: characters of a think block.
     """
     bounds = np.append(starts, len(rows))

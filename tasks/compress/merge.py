@@ -34,7 +34,7 @@ from tasks.compress.assemble import OF_MEDIA, THREADS, WRAPPING, assemble
 
 MEMORY_LIMIT = "700MB"  # DuckDB's own; it spills to disk beyond
 
-_READ = f"SELECT {', '.join([*PAIR.names, *OF_MEDIA, 'sub_task', 'reasoning'])} FROM read_parquet($path)"
+_READ = f"SELECT {', '.join([*PAIR.names, *OF_MEDIA, 'reasoning'])} FROM read_parquet($path)"
 
 # One row per question: its group, its place in the order of the group, and its length in characters.
 _PLACED = """

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.records import EVALUATION
-from tasks.evaluate.items import choose, evaluation_rows, sub_task_of, swap_pictures
+from tasks.evaluate.items import choose, evaluation_rows, swap_pictures
 from tasks.launcher.job import Job, child_main, progress
 from tasks.student.turns import assistant_turn, merge_answers
 
@@ -70,12 +70,12 @@ def constant_rows(dialogues: Sequence[Row], chosen: Sequence[Row], job: Job) -> 
     from tasks.rewards.metrics import best_constant
     from tasks.rewards.score import score
 
-    train = [q for row in dialogues if row["split"] == "train" for q in _questions(row)]
+    train = [q for row in dialogues if row["split"] == "train" for q in row["pairs"]]
     constants = best_constant(train, job.config.rewards)
     rows = []
     for row in chosen:
         answers = []
-        for question in _questions(row):
+        for question in row["pairs"]:
             constant = constants.get((question["sub_task"], question["kind"]))
             if constant is None:
                 raise ConfigError(
@@ -87,10 +87,6 @@ def constant_rows(dialogues: Sequence[Row], chosen: Sequence[Row], job: Job) -> 
         scored = score(row, turn, job.config.rewards)
         rows += evaluation_rows("constant", row, turn, scored.pair_answers, scored.pair_accuracy)
     return rows
-
-
-def _questions(dialogue: Row) -> list[dict[str, Any]]:
-    return [{**pair, "sub_task": sub_task_of(dialogue, pair)} for pair in dialogue["pairs"]]
 
 
 def _sittings(job: Job, chosen: Sequence[Row]) -> list[Sitting]:

@@ -14,20 +14,6 @@ import numpy as np
 
 from pipeline_config.schema import ConfigError
 
-# A dialogue merged over sub-tasks says "mixed"; its questions' sub-tasks follow from how they are scored.
-_SUB_TASK_OF = {
-    "choice": "mcq",
-    "free_form": "qa",
-    "mos": "score",
-    "detection": "dist_detect",
-    "grounding": "ref_grounding",
-    "region": "reg_perception",
-    "description": "assess",
-    "brief": "brief_assess",
-    "distortion": "dist_assess",
-}
-
-
 def choose(dialogues: Sequence[Mapping[str, Any]], limit: int, seed: int) -> list[Mapping[str, Any]]:
     """At most `limit` held-out dialogues, spread evenly over source photographs and, within them, over sub-tasks.
 
@@ -109,8 +95,7 @@ def evaluation_rows(
         {
             "student": student,
             **{k: dialogue[k] for k in ("dialogue_id", "sample_id", "media_path", "source_photograph")},
-            **{k: pair[k] for k in ("question_id", "kind", "problem_type", "question", "options")},
-            "sub_task": sub_task_of(dialogue, pair),
+            **{k: pair[k] for k in ("question_id", "sub_task", "kind", "problem_type", "question", "options")},
             "gold": pair["answer"],
             "completion": completion,
             "answer": answer,
@@ -118,8 +103,3 @@ def evaluation_rows(
         }
         for pair, answer, accuracy in zip(dialogue["pairs"], answers, accuracies, strict=True)
     ]
-
-
-def sub_task_of(dialogue: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
-    """The sub-task of one question of a dialogue, also where sub-tasks were merged."""
-    return _SUB_TASK_OF[pair["problem_type"]] if dialogue["sub_task"] == "mixed" else dialogue["sub_task"]

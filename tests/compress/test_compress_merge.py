@@ -103,6 +103,7 @@ def test_merging_keeps_every_pair_and_can_be_undone(
         indented = sum(text.count("\n") for text in questions + answers)
         assert len(pairs) == 1 or dialogue["num_tokens"] <= config["max_tokens"] + indented
         assert config["merge_by"] is not None or len(pairs) == 1
+        assert [pair["sub_task"] for pair in dialogue["pairs"]] == [row["sub_task"] for row in pairs]
         sub_tasks = {row["sub_task"] for row in pairs}
         assert dialogue["sub_task"] == (sub_tasks.pop() if len(sub_tasks) == 1 else "mixed")
         assert config["merge_by"] != ("image", "sub_task") or dialogue["sub_task"] != "mixed"

@@ -87,7 +87,7 @@ def dialogue(number: int = 0, num_pairs: int = 2, **changes: Any) -> dict[str, A
     pairs = [
         {
             key: question(2 * number + i)[key]
-            for key in ("question_id", "kind", "problem_type", "question", "options", "answer")
+            for key in ("question_id", "sub_task", "kind", "problem_type", "question", "options", "answer")
         }
         for i in range(num_pairs)
     ]
@@ -253,6 +253,7 @@ BAD: dict[str, list[tuple[Callable[..., dict[str, Any]], dict[str, Any], str, st
             "exactly one think block",
         ),
         (dialogue, {"prompt": "which? and where?"}, "merged_prompt", "are not numbered"),
+        (with_pair, {"sub_task": "mixed"}, "pairs.sub_task", "sub_task is not one of"),
         (with_pair, {"answer": "Z"}, "pairs.num_options, choice_position", "a letter beyond its options"),
     ],
     "difficulty": [

@@ -23,6 +23,7 @@ def _pair(number: int, sample: str, sub_task: str, kind: str, problem_type: str,
     lines = "".join(f"\n{'ABCD'[i]}. {option}" for i, option in enumerate(options))
     return {
         "question_id": f"{sample}-{sub_task}-{number}",
+        "sub_task": sub_task,
         "kind": kind,
         "problem_type": problem_type,
         "question": question + lines,

@@ -95,8 +95,11 @@ def test_one_photograph_cannot_be_swapped() -> None:
 
 
 def test_a_dialogue_over_sub_tasks_becomes_rows_that_know_theirs(dialogues: list[Row]) -> None:
-    dialogue = {**dialogues[0], "sub_task": "mixed", "pairs": [row["pairs"][0] for row in dialogues[:5]]}
-    rows = evaluation_rows("sft", dialogue, "turn", ["A", None, "x", "y", "z"], [1.0, 0.0, 0.5, 0.0, 0.0])
-    assert [row["sub_task"] for row in rows] == ["mcq", "score", "dist_detect", "reg_perception", "assess"]
-    assert [row["answer"] for row in rows] == ["A", None, "x", "y", "z"]
-    assert len({row["question_id"] for row in rows}) == 5
+    # A description that ingest cannot read as one is asked as a free-form question, and stays a question of "assess".
+    free_form = {**dialogues[4]["pairs"][0], "question_id": "f", "problem_type": "free_form", "answer": "Rather dark."}
+    pairs = [*(row["pairs"][0] for row in dialogues[:5]), free_form]
+    dialogue = {**dialogues[0], "sub_task": "mixed", "pairs": pairs}
+    rows = evaluation_rows("sft", dialogue, "turn", ["A", None, "x", "y", "z", "f"], [1.0, 0.0, 0.5, 0.0, 0.0, 0.0])
+    assert [row["sub_task"] for row in rows] == ["mcq", "score", "dist_detect", "reg_perception", "assess", "assess"]
+    assert [row["answer"] for row in rows] == ["A", None, "x", "y", "z", "f"]
+    assert len({row["question_id"] for row in rows}) == 6

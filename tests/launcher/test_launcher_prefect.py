@@ -116,8 +116,10 @@ def annotation(number: int) -> dict[str, Any]:
 
 
 def dialogue(number: int, **changes: Any) -> dict[str, Any]:
-    pair = {"question_id": f"q{number}", "kind": "qa", "problem_type": "free_form", "question": "which?",
-            "options": [], "answer": "Noise"}  # fmt: skip
+    pair = {
+        "question_id": f"q{number}", "sub_task": "qa", "kind": "qa", "problem_type": "free_form",
+        "question": "which?", "options": [], "answer": "Noise",
+    }  # fmt: skip
     return {
         "dialogue_id": f"d{number}", "sample_id": "s1", "media_path": "/m/1.png", "source_photograph": "a",
         "split": "train", "sub_task": "qa", "prompt": "which?", "response": "<think></think><answer>Noise</answer>",

@@ -249,6 +249,12 @@ def test_pictures_that_share_a_file_name_are_kept_apart() -> None:
     assert {item["image"] for item in documents_of(rows)[0].grounding} == {"s0", "s1"}
 
 
+def test_a_question_asked_in_free_form_is_no_item_of_the_official_files() -> None:
+    noise = box_text("Minor noise", (0, 0, 9, 9))
+    rows = [row(sub_task, "free_form", "Rather dark.", noise) for sub_task in ("assess", "dist_detect")]
+    assert documents_of([*rows, {**region("Minor noise", noise), "problem_type": "free_form"}]) == documents_of([])
+
+
 def test_a_gold_that_cannot_be_read_is_named() -> None:
     with pytest.raises(ValueError, match="s0-score"):
         mipi([row("score", "mos", "fine", "3.0")])

@@ -71,3 +71,10 @@ def test_accuracy_is_what_the_entry_point_gives(rewards: RewardsConfig) -> None:
 def test_a_gold_without_option_is_an_error(rewards: RewardsConfig) -> None:
     with pytest.raises(SampleError, match="names none of the options"):
         best_constant([choice(["noise", "blur"], "E")], rewards)
+
+
+def test_a_kind_may_hold_questions_whose_gold_is_free_form(rewards: RewardsConfig) -> None:
+    score_question = {"sub_task": "score", "kind": "score", "question": "?", "options": []}
+    typed = [{**score_question, "problem_type": "mos", "answer": answer} for answer in ("4.50", "2.10", "2.10")]
+    read_as_text = {**score_question, "problem_type": "free_form", "answer": "about average"}
+    assert best_constant([*typed, read_as_text], rewards)["score", "score"].answer == "2.10"

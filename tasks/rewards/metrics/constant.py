@@ -50,9 +50,14 @@ def best_constant(train_rows: Iterable[Mapping[str, Any]], rewards: RewardsConfi
     for row in train_rows:
         by_kind[(str(row["sub_task"]), str(row["kind"]))].append(row)
     return {
-        key: _best_choice(rows) if rows[0]["problem_type"] == "choice" else _best_answer(rows, rewards)
+        key: _best_choice(rows) if _all_are("choice", rows) else _best_answer(rows, rewards)
         for key, rows in by_kind.items()
     }
+
+
+def _all_are(problem_type: str, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """One kind may hold free-form questions too: those whose gold ingest could not read as the kind's own type."""
+    return all(row["problem_type"] == problem_type for row in rows)
 
 
 def _options(row: Mapping[str, Any]) -> list[str]:
@@ -89,7 +94,7 @@ def _best_choice(rows: list[Mapping[str, Any]]) -> Constant:
 def _best_answer(rows: list[Mapping[str, Any]], rewards: RewardsConfig) -> Constant:
     golds = Counter(str(row["answer"]) for row in rows)
     common = [text for text, _ in golds.most_common(MAX_CANDIDATES)]
-    if rows[0]["problem_type"] == "mos":
+    if _all_are("mos", rows):
         ordered = sorted(golds, key=float)
         common = ordered[:: max(1, len(ordered) // MAX_CANDIDATES)]
     step = max(1, len(rows) // MAX_SCORED)

@@ -84,11 +84,11 @@ def documents_of(rows: Sequence[Row]) -> tuple[Submission, Reference]:
                 _add_choice(submission, reference, number, image, row)
             elif row["problem_type"] == "mos":
                 _add_mos(submission, metadata, number, image, row)
-            elif row["sub_task"] == "reg_perception":
+            elif (row["sub_task"], row["problem_type"]) == ("reg_perception", "region"):
                 regions.append(_region_item(reference, number, image, row))
-            elif row["sub_task"] == "dist_detect":
+            elif (row["sub_task"], row["problem_type"]) == ("dist_detect", "detection"):
                 detections.append(_detection_item(metadata, number, image, row))
-            elif row["sub_task"] == "assess":
+            elif (row["sub_task"], row["problem_type"]) == ("assess", "description"):
                 _add_description(submission, metadata, number, image, row)
         except ValueError as error:
             raise ValueError(f"question {row.get('question_id') or number}: {error}") from error
