@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline_config.schema import ConfigError
 
+
 def choose(dialogues: Sequence[Mapping[str, Any]], limit: int, seed: int) -> list[Mapping[str, Any]]:
     """At most `limit` held-out dialogues, spread evenly over source photographs and, within them, over sub-tasks.
 
