@@ -40,8 +40,8 @@ class Ref:
     """A published dataset, student, evaluation or alias.
 
     kind: the contract's name (``samples``, ``annotations``, ``dialogues``, ``student``, ``difficulty``, ``rollouts``,
-    ``evaluation``, ``alias``). uri: absolute path under the home. digest: content id of what stands there. rows: rows
-    of a table, 0 for a student.
+    ``evaluation``, ``scores``, ``alias``). uri: absolute path under the home. digest: content id of what stands there.
+    rows: rows of a table, 0 for a student.
     """
 
     kind: str

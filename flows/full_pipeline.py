@@ -7,7 +7,7 @@
       └ sft      -> student      checkpoint
       └ mine     -> difficulty   one row per (prompt, k rollouts)
       └ grpo     -> student      checkpoint, and every rollout
-      └ evaluate -> evaluation   one row per (held-out question, student); report
+      └ evaluate -> evaluation   one row per (held-out question, student); scores; report
       └ promote  -> alias        champion moves only if the gate passes
 
     python -m flows.full_pipeline --config demo
@@ -50,9 +50,10 @@ def full_pipeline(config: str = "demo", overrides: dict[str, Any] | None = None)
         difficulty = mine(run, settings, dialogues, sft_student)
         grpo_student = grpo(run, settings, dialogues, difficulty, sft_student)
         champion = present_champion(settings, grpo_student)
-        evaluation = evaluate(run, settings, dialogues, sft_student, grpo_student, champion)
-        alias = promote(run, settings, evaluation, grpo_student)
+        evaluation, scores = evaluate(run, settings, dialogues, sft_student, grpo_student, champion)
+        alias = promote(run, settings, evaluation, scores, grpo_student)
         return pipeline.close(
+            scores,
             ingest=samples,
             annotate=annotations,
             compress=dialogues,

@@ -65,13 +65,16 @@ class Pipeline:
     tracking: Tracking
     summary: dict[str, Any] = field(default_factory=dict)
 
-    def close(self, **refs: Ref) -> dict[str, Any]:
-        """Write and print the summary of the stages' published refs, in their order; returns it."""
+    def close(self, scores: Ref | None = None, **refs: Ref) -> dict[str, Any]:
+        """Write and print the summary of the stages' published refs, in their order; returns it.
+
+        scores: what evaluate published beside its rows.
+        """
         lineage = Lineage(self.run.home)
         stages = {stage: stage_facts(self.run, stage, ref) for stage, ref in refs.items()}
         lineage.snapshot()
         folder = Path(self.run.home)
-        self.summary = summarise(self.run, self.flow, self.config.name, stages, refs)
+        self.summary = summarise(self.run, self.flow, self.config.name, stages, refs, scores)
         report = None
         if "evaluate" in refs:
             from tasks.evaluate.report import make_report

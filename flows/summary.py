@@ -29,9 +29,17 @@ STUDENTS = ("base", "constant", "swapped", "sft", "grpo", "champion")  # in the 
 
 
 def summarise(
-    run: Run, flow: str, config: str, stages: dict[str, dict[str, Any]], refs: dict[str, Ref]
+    run: Run,
+    flow: str,
+    config: str,
+    stages: dict[str, dict[str, Any]],
+    refs: dict[str, Ref],
+    scores: Ref | None = None,
 ) -> dict[str, Any]:
-    """The summary of a run. stages: name -> facts, as ``tasks.launcher.stage.stage_facts`` gives them."""
+    """The summary of a run.
+
+    stages: name -> facts, as ``tasks.launcher.stage.stage_facts`` gives them. scores: what evaluate published.
+    """
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "flow": flow,
@@ -40,8 +48,9 @@ def summarise(
         "stages": stages,
         "datasets": {stage: ref.to_dict() for stage, ref in refs.items()},
     }
-    if "evaluate" in refs:
-        summary |= read_json(refs["evaluate"].path.with_name("scores.json"))
+    if scores is not None:
+        summary["datasets"]["scores"] = scores.to_dict()
+        summary |= read_json(scores.path)
     if "promote" in refs:
         summary["promotion"] = read_json(refs["promote"].path)
     return summary

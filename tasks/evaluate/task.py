@@ -10,10 +10,13 @@ from tasks.launcher.stage import open_stage, stage_options
 
 
 @task(**stage_options("evaluate"))
-def evaluate(run: Run, config: PipelineConfig, dialogues: Ref, sft: Ref, grpo: Ref, champion: Ref | None = None) -> Ref:
-    """Publish ``evaluation``, one row per held-out question and student; ``scores.json`` stands beside it.
+def evaluate(
+    run: Run, config: PipelineConfig, dialogues: Ref, sft: Ref, grpo: Ref, champion: Ref | None = None
+) -> tuple[Ref, Ref]:
+    """Publish and return ``evaluation``, one row per held-out question and student, and ``scores``, a JSON file.
 
-    champion: of the registry, as `tasks.promote.champion.present_champion` finds it; None where there is none.
+    champion: of the registry, as `tasks.promote.champion.present_champion` finds it; None where there is none. The
+    scores are as `tasks.evaluate.scores.summarise` gives them, and ``champion_digest``.
     """
     inputs: dict[str, Ref | None] = {"dialogues": dialogues, "sft": sft, "grpo": grpo, "champion": champion}
     with open_stage("evaluate", run, config, inputs) as stage:
@@ -31,5 +34,4 @@ def evaluate(run: Run, config: PipelineConfig, dialogues: Ref, sft: Ref, grpo: R
         path.write_text(json.dumps(scores, indent=1))
         stage.log_metrics(flat(scores))
         stage.log_artifact(path)
-        stage.publish_folder("scores", path)
-        return stage.publish_table("evaluation", table)
+        return stage.publish_table("evaluation", table), stage.publish_folder("scores", path)

@@ -18,19 +18,25 @@ MAX_TAG_CHARACTERS = 5000
 
 
 def promote_student(
-    registry: Registry, config: PipelineConfig, evaluation: Ref, student: Ref, run_id: str, mlflow_run_id: str
+    registry: Registry,
+    config: PipelineConfig,
+    evaluation: Ref,
+    scores: Ref,
+    student: Ref,
+    run_id: str,
+    mlflow_run_id: str,
 ) -> dict[str, Any]:
-    """Register `student`, decide, move aliases; the same again changes nothing.
+    """Register `student`, decide by `scores`, move aliases; the same again changes nothing.
 
     Returns ``model``, ``version``, ``alias``, ``decision`` ("promoted" or "refused"), ``reasons``, ``against``,
     ``student_digest``. Raises ConfigError on a threshold for a metric that was not measured.
     """
-    scores = json.loads(evaluation.path.with_name("scores.json").read_text())
+    measured = json.loads(scores.path.read_text())
     champion = registry.aliased(CHAMPION)
     version = registry.register(student, config.student, mlflow_run_id, {"run_id": run_id})
-    decision = _judge(scores, champion, version, config)
+    decision = _judge(measured, champion, version, config)
     is_champion = champion is not None and champion.number == version.number
-    against = _against(registry, scores["champion_digest"])
+    against = _against(registry, measured["champion_digest"])
     if not is_champion:
         registry.set_alias(CHALLENGER, version)
         registry.set_tags(
@@ -39,8 +45,9 @@ def promote_student(
                 "decision": "promoted" if decision.promote else "refused",
                 "reasons": "; ".join(decision.reasons)[:MAX_TAG_CHARACTERS],
                 "against": against,
-                AGAINST_TAG: scores["champion_digest"] or "",
+                AGAINST_TAG: measured["champion_digest"] or "",
                 "evaluation_digest": evaluation.digest,
+                "scores_digest": scores.digest,
             },
         )
         if decision.promote:

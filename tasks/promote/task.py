@@ -10,9 +10,14 @@ from tasks.launcher.stage import open_stage, stage_options
 
 
 @task(**stage_options("promote"))
-def promote(run: Run, config: PipelineConfig, evaluation: Ref, student: Ref) -> Ref:
-    """Publish ``alias``: a JSON file that says which version was registered, what was decided and why."""
-    with open_stage("promote", run, config, {"evaluation": evaluation, "student": student}) as stage:
+def promote(run: Run, config: PipelineConfig, evaluation: Ref, scores: Ref, student: Ref) -> Ref:
+    """Publish ``alias``: a JSON file that says which version was registered, what was decided and why.
+
+    evaluation, scores: as `tasks.evaluate.task.evaluate` returns them. The scores are an input of their own, so that a
+    corrected metric gives a new decision where the rows are the same.
+    """
+    inputs = {"evaluation": evaluation, "scores": scores, "student": student}
+    with open_stage("promote", run, config, inputs) as stage:
         import json
         from dataclasses import replace
 
@@ -23,7 +28,7 @@ def promote(run: Run, config: PipelineConfig, evaluation: Ref, student: Ref) -> 
         tracking = stage.tracking or Tracking(run.home, config.tracking)
         registry = Registry(tracking, config.promote.registered_model)
         mlflow_run_id = stage.mlflow_run_id or tracking.start_run("promote")
-        alias = promote_student(registry, config, evaluation, student, run.run_id, mlflow_run_id)
+        alias = promote_student(registry, config, evaluation, scores, student, run.run_id, mlflow_run_id)
         stage.note(**{**alias, "reasons": "; ".join(alias["reasons"])})
         path = stage.folder / "alias.json"
         path.write_text(json.dumps(alias, indent=1))

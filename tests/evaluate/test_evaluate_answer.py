@@ -87,11 +87,12 @@ def test_the_stage_publishes_rows_scores_and_what_the_report_needs(
     job = _job(tmp_path / "job", config, dialogues, student_folder)
     table = Path(job.inputs["dialogues"])
     student = Ref("student", str(student_folder), digest_of(student_folder), 0)
-    published = evaluate.fn(
+    published, measured = evaluate.fn(
         run, job.config, Ref("dialogues", str(table), digest_of(table), len(dialogues)), student, student
     )
     assert published.holds()
-    scores = json.loads(published.path.with_name("scores.json").read_text())
+    assert (measured.kind, measured.holds()) == ("scores", True)
+    scores = json.loads(measured.path.read_text())
     assert scores["champion_digest"] is None
     assert set(scores["pairs"]) == {"sft - base", "sft - constant", "sft - swapped", "grpo - sft", "grpo - base"}
     assert scores["pairs"]["grpo - sft"]["composite"] == {"mean": 0.0, "low": 0.0, "high": 0.0}

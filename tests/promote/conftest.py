@@ -19,7 +19,7 @@ CONFIG = {
     "sft": {"optimiser": {"lr": 1e-3}},
     "grpo": {"optimiser": {"lr": 1e-3}},
 }
-Evaluate = Callable[..., Ref]
+Evaluate = Callable[..., tuple[Ref, Ref]]
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +63,10 @@ def student(tmp_path: Path) -> Callable[[str], Ref]:
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluate:
-    """An evaluation in which the challenger gains this much over the champion it was measured against, or the base."""
+    """Rows and scores of an evaluation in which the challenger gains this much over the champion it was measured
+    against, or the base; the rows are always the same."""
 
-    def make(gain: float, champion: Ref | None = None, low: float | None = None) -> Ref:
+    def make(gain: float, champion: Ref | None = None, low: float | None = None) -> tuple[Ref, Ref]:
         pair = f"grpo - {'champion' if champion else 'base'}"
         figures = {"mean": gain, "low": gain - 0.1 if low is None else low, "high": gain + 0.1}
         folder = tmp_path / f"evaluation-{gain}-{champion.digest if champion else None}"
@@ -75,9 +76,9 @@ def evaluation(tmp_path: Path) -> Evaluate:
             "pairs": {pair: {"composite": figures}},
             "champion_digest": champion.digest if champion else None,
         }
-        (folder / "scores.json").write_text(json.dumps(scores))
-        table = folder / "evaluation.parquet"
-        table.write_text(folder.name)
-        return Ref("evaluation", str(table), digest_of(table), 1)
+        measured, table = folder / "measured.json", folder / "evaluation.parquet"
+        measured.write_text(json.dumps(scores))
+        table.write_text("rows")
+        return Ref("evaluation", str(table), digest_of(table), 1), Ref("scores", str(measured), digest_of(measured), 0)
 
     return make

@@ -16,15 +16,16 @@ from tasks.promote.decide import promote_student
 from tasks.promote.registry import Registry
 
 Student = Callable[[str], Ref]
-Evaluate = Callable[..., Ref]
+Evaluate = Callable[..., tuple[Ref, Ref]]
+Promote = Callable[[tuple[Ref, Ref], Ref], dict[str, Any]]
 
 
 @pytest.fixture
-def promote(registry: Registry, config: PipelineConfig) -> Callable[[Ref, Ref], dict[str, Any]]:
+def promote(registry: Registry, config: PipelineConfig) -> Promote:
     run_id = registry.tracking.start_run("promote")
 
-    def run(evaluation: Ref, student: Ref) -> dict[str, Any]:
-        return promote_student(registry, config, evaluation, student, "run-1", run_id)
+    def run(evaluation: tuple[Ref, Ref], student: Ref) -> dict[str, Any]:
+        return promote_student(registry, config, *evaluation, student, "run-1", run_id)
 
     return run
 
@@ -35,7 +36,7 @@ def aliases(registry: Registry) -> dict[str, str]:
 
 
 def test_the_way_of_three_students(
-    promote: Callable[[Ref, Ref], dict[str, Any]],
+    promote: Promote,
     registry: Registry,
     config: PipelineConfig,
     student: Student,
@@ -74,7 +75,10 @@ def test_the_way_of_three_students(
 
 
 def test_a_retry_registers_nothing_twice(
-    promote: Callable[[Ref, Ref], dict[str, Any]], registry: Registry, student: Student, evaluation: Evaluate
+    promote: Promote,
+    registry: Registry,
+    student: Student,
+    evaluation: Evaluate,
 ) -> None:
     told = [promote(evaluation(-0.5), student("same")) for _ in range(2)]
     assert told[0] == told[1]
@@ -82,7 +86,10 @@ def test_a_retry_registers_nothing_twice(
 
 
 def test_a_champion_that_was_not_measured_is_not_replaced(
-    promote: Callable[[Ref, Ref], dict[str, Any]], registry: Registry, student: Student, evaluation: Evaluate
+    promote: Promote,
+    registry: Registry,
+    student: Student,
+    evaluation: Evaluate,
 ) -> None:
     promote(evaluation(0.5), student("first"))
     told = promote(evaluation(0.9), student("second"))
@@ -92,7 +99,7 @@ def test_a_champion_that_was_not_measured_is_not_replaced(
 
 
 def test_a_champion_whose_checkpoint_is_gone_is_named(
-    promote: Callable[[Ref, Ref], dict[str, Any]],
+    promote: Promote,
     config: PipelineConfig,
     student: Student,
     evaluation: Evaluate,

@@ -45,12 +45,12 @@ def picture(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_stage_promotes_and_the_champion_answers_without_this_repository(
-    home: Path, config: PipelineConfig, student_folder: Path, evaluation: Callable[..., Ref], picture: Path
+    home: Path, config: PipelineConfig, student_folder: Path, evaluation: Callable[..., tuple[Ref, Ref]], picture: Path
 ) -> None:
     tracking = Tracking(home, config.tracking)
     run = Run("run-served", str(home), tracking.start_run("run-served"))
     student = Ref("student", str(student_folder), digest_of(student_folder), 0)
-    alias = promote.fn(run, config, evaluation(0.4), student)
+    alias = promote.fn(run, config, *evaluation(0.4), student)
     told = json.loads(alias.path.read_text())
     assert (alias.kind, told["decision"], told["alias"]) == ("alias", "promoted", "champion")
 
