@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +30,10 @@ import yaml
 from prefect import Flow, flow
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 
 from data_contracts.check import ContractError
 from data_contracts.refs import Ref, Run
@@ -156,7 +159,10 @@ def _mlflow_run(tracking: Tracking, run: Run, settings: PipelineConfig) -> str:
 
 
 def main(pipeline: Flow[..., dict[str, Any]]) -> None:
-    """The command line of a flow file. Exit codes: 0 done; 2 something has to be changed first; 1 it failed."""
+    """The command line of a flow file.
+
+    Exit codes: 0 done; 2 something has to be changed first; 1 it failed; 128 and a signal's number: that ended it.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m flows.{pipeline.fn.__name__}", description=pipeline.fn.__doc__)
     parser.add_argument("--config", default="demo", help="name of a shipped configuration, or path of a YAML file")
     parser.add_argument(
@@ -173,11 +179,44 @@ def main(pipeline: Flow[..., dict[str, Any]]) -> None:
             print_plan(plan)
             sys.exit(EXIT_USER if plan.findings else 0)
         load_config(arguments.config, overrides)
-        pipeline(config=arguments.config, overrides=overrides)
+        with _ended_by_signals():
+            _run_pipeline(pipeline, arguments.config, overrides)
     except CLEAR as error:
         print(f"error: {error}", file=sys.stderr)
         repairable = not isinstance(error, ChildFailed) or not error.retryable
         sys.exit(EXIT_USER if repairable else EXIT_FAILED)
+
+
+def _run_pipeline(pipeline: Flow[..., dict[str, Any]], config: str, overrides: dict[str, Any]) -> None:
+    if not PREFECT_API_URL.value():
+        from flows.server import EmbeddedServer
+
+        EmbeddedServer()
+    pipeline(config=config, overrides=overrides)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C unwind the body, then end the process in order, so that Prefect stops its server.
+
+    Prefect raises the signal again when its flow has ended, which by default kills at once. SIGINT also works where a
+    shell has it ignored, as in background jobs.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise TerminationSignal(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except (TerminationSignal, KeyboardInterrupt) as error:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # the rest is short, and a second signal would leave it half done
+        told = signal.Signals(error.signal if isinstance(error, TerminationSignal) else signal.SIGINT)
+        print(f"ended by {told.name}; the same command takes every finished stage from the cache", file=sys.stderr)
+        sys.exit(128 + told)
 
 
 def _override(text: str) -> tuple[str, Any]:

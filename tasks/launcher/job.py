@@ -123,7 +123,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def child_main(run: Callable[[Job], dict[str, Any]]) -> None:
     """Read the job named by the first argument, run it, write its facts, exit with the code that says how it went."""
-    _end_with_parent()
+    end_with_parent()
     if len(sys.argv) != 2:
         print(f"{ERROR_MARK}usage: python -m <module> {JOB_FILE}", file=sys.stderr)
         sys.exit(EXIT_USER)
@@ -182,8 +182,8 @@ def _is_torch_out_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
-def _end_with_parent() -> None:
-    """End this process group when the parent is gone, however it went.
+def end_with_parent() -> None:
+    """End this process group when the parent is gone, however it went; the parent sets `LIFELINE_VARIABLE`.
 
     The parent holds the write end of our stdin; ranks under torchrun inherit it although they stand in sessions of
     their own, which a signal to the group would not reach.
