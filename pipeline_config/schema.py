@@ -317,7 +317,7 @@ class GrpoConfig(Section):
     )
     temperature: float = 1.0
     top_p: float = 1.0
-    batch_size: Count = Field(32, description="completions per device and forward pass")
+    batch_size: Count = Field(4, description="prompts per device and forward pass, each with all its completions")
     clip_low: float = 0.2
     clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")
     beta: float = Field(0.0, description="weight of the KL to the SFT student; 0 loads no reference")

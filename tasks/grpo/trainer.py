@@ -2,8 +2,9 @@
 
 Loop, optimizer, schedule, DeepSpeed, checkpoint, resume and precision are the Trainer's. One GRPO step draws prompts,
 samples G completions of each with the present policy, scores them, keeps the groups with most to learn from, and
-updates the policy ``inner_updates`` times on them. A Trainer step is one such update; its micro-batches are slices of
-the completions that have a part in the loss: an advantage of 0 without a KL has no gradient, and is not computed.
+updates the policy ``inner_updates`` times on them. A Trainer step is one such update. Its micro-batches are whole
+groups, so each prompt is computed once, and of a group only the completions that have a part in the loss: an advantage
+of 0 without a KL has no gradient.
 
 Departs from the paper (DeepSeekMath, Video-R1): clip-higher and no KL by default; dropout is off, so the ratio of the
 first update is exactly 1 and its log-probs serve as the old ones of the updates that follow.
@@ -139,8 +140,8 @@ class GrpoTrainer(StudentTrainer):
             with whole_weights(self.student.model, self.deepspeed):
                 self._batch = self._roll_out(step + 1)
         assert self._batch is not None, "an update follows its step's rollouts"
-        num_rows, num_micros = len(self._batch.completions), self.args.gradient_accumulation_steps
-        rows = slice(num_rows * self._micro // num_micros, num_rows * (self._micro + 1) // num_micros)
+        num_micros = self.args.gradient_accumulation_steps
+        rows = whole_groups(self._batch.completions.prompt_B, self._micro, num_micros)
         loss = self._micro_loss(model, self._batch, rows, first_update=update == 0)
         self._micro = (self._micro + 1) % num_micros
         return loss
@@ -239,9 +240,10 @@ class GrpoTrainer(StudentTrainer):
         )
         advantages_B = torch.tensor(advantages.reshape(-1), dtype=torch.float32, device=self.args.device)
         in_loss_B = sampled.in_loss_BC.any(-1) & ((advantages_B != 0) | bool(self.grpo.beta))
-        # Every rank makes as many forward passes: an empty micro-batch is filled with rows that add nothing.
-        fillers = in_loss_B.logical_not().nonzero()[:, 0]
-        num_missing = max(0, self.args.gradient_accumulation_steps - int(in_loss_B.sum()))
+        # Every rank makes as many forward passes: an empty micro-batch is filled with a row that adds nothing.
+        groups_PG = in_loss_B.view(len(prompts), -1)
+        fillers = groups_PG.any(-1).logical_not().nonzero()[:, 0] * groups_PG.shape[1]
+        num_missing = max(0, self.args.gradient_accumulation_steps - int(groups_PG.any(-1).sum()))
         rows = torch.cat([in_loss_B.nonzero()[:, 0], fillers[:num_missing]]).sort().values
         batch = StepBatch(
             prompts=dict(encode_prompts(self.student, prompts)),
@@ -251,7 +253,7 @@ class GrpoTrainer(StudentTrainer):
             divisor=float(self.accelerator.reduce(divisor, reduction="mean")),
             old_logprobs=[],
         )
-        return batch, in_loss_B.view(len(prompts), -1).cpu().numpy()
+        return batch, groups_PG.cpu().numpy()
 
     def _micro_loss(self, model: nn.Module, batch: StepBatch, rows: slice, *, first_update: bool) -> Tensor:
         completions = batch.completions.rows(rows)
@@ -371,7 +373,17 @@ def micro_batches(config: PipelineConfig, num_prompts: int, world_size: int) -> 
             f"grpo.prompts_per_step: {num_prompts} prompts cannot be shared by {world_size} devices; "
             f"take a multiple of {world_size}"
         )
-    return math.ceil(num_prompts // world_size * config.grpo.num_rollouts / config.grpo.batch_size)
+    return math.ceil(num_prompts // world_size / config.grpo.batch_size)
+
+
+def whole_groups(prompt_B: Tensor, micro: int, num_micros: int) -> slice:
+    """The rows of a micro-batch: the groups of a batch, in its order, are spread evenly over the micro-batches.
+
+    prompt_B: each row's prompt, ascending; at least ``num_micros`` different ones.
+    """
+    _, counts = torch.unique_consecutive(prompt_B, return_counts=True)
+    starts = [0, *counts.cumsum(0).tolist()]
+    return slice(starts[len(counts) * micro // num_micros], starts[len(counts) * (micro + 1) // num_micros])
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -32,8 +32,10 @@ def estimate_memory(config: PipelineConfig) -> dict[str, dict[str, float]]:
     sft, grpo = config.sft, config.grpo
     sft_tokens = sft.batch_size * sft.max_tokens
     sft_labels = min(sft_tokens, sft.batch_size * config.compress.max_tokens)
-    grpo_tokens = grpo.batch_size * (sft.max_tokens + grpo.max_new_tokens)
-    grpo_labels = grpo.batch_size * grpo.max_new_tokens
+    # Each prompt once and all its completions, as tasks/grpo/forward.py computes them.
+    completion_tokens = grpo.num_rollouts * grpo.max_new_tokens
+    grpo_tokens = grpo.batch_size * (sft.max_tokens + completion_tokens)
+    grpo_labels = grpo.batch_size * completion_tokens
     return {
         "sft": _stage(config, shape, sft.freeze, sft.deepspeed, sft_tokens, sft_labels),
         "grpo": _stage(

@@ -46,12 +46,11 @@ def generate(*args, once=trainer.generate, **settings):
 trainer.generate = generate
 {CHILD}"""
 TWO = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-# A micro-batch of three cuts the groups of four.
 SHARED: dict[str, Any] = {
     "steps": 4,
     "save_steps": 2,
     "prompts_per_step": 4,
-    "batch_size": 3,
+    "batch_size": 1,
     "probe_prompts": 2,
     "loss_per": "token",
     "config_student": {"devices": 2},
@@ -111,7 +110,7 @@ def unsharded(make_job_in: Callable[..., Job], tmp_path_factory: pytest.TempPath
 
 
 def test_killed_at_some_moment_it_ends_as_if_it_had_not_been(make_job: Callable[..., Job]) -> None:
-    settings = {"steps": 30, "save_steps": 5, "probe_prompts": 2, "batch_size": 8, "lr": 1e-2}
+    settings = {"steps": 30, "save_steps": 5, "probe_prompts": 2, "batch_size": 2, "lr": 1e-2}
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
     undisturbed = start(whole)
     process = start(killed)

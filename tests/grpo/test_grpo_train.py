@@ -21,9 +21,9 @@ from transformers import TrainerCallback
 from data_contracts.check import ContractError
 from data_contracts.records import ROLLOUTS
 from pipeline_config.schema import ConfigError, StudentConfig
-from tasks.grpo.forward import completion_logprobs
+from tasks.grpo.forward import completion_logprobs, training_forward
 from tasks.grpo.train import run
-from tasks.grpo.trainer import GrpoTrainer
+from tasks.grpo.trainer import GrpoTrainer, whole_groups
 from tasks.launcher.job import Job
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.freeze import parameter_digest
@@ -106,7 +106,7 @@ def test_three_steps_write_student_history_and_every_rollout(make_job: MakeJob, 
 
 def test_it_learns_what_is_rewarded(make_job: MakeJob) -> None:
     job = make_job(
-        steps=16, prompts_per_step=4, num_rollouts=8, batch_size=32, probe_prompts=8, probe_rollouts=8, lr=0.03
+        steps=16, prompts_per_step=4, num_rollouts=8, batch_size=4, probe_prompts=8, probe_rollouts=8, lr=0.03
     )
     facts = run(job)
     assert facts["probe_before"] < 0.35
@@ -151,7 +151,7 @@ def test_a_shared_prompt_trains_the_same_student(
         "steps": 2,
         "inner_updates": 2,
         "beta": 0.02,
-        "batch_size": 3,
+        "batch_size": 1,
         "lr": 1e-3,
     }
     repeated, shared = (make_job(name, **settings) for name in ("repeated", "shared"))
@@ -164,6 +164,47 @@ def test_a_shared_prompt_trains_the_same_student(
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
     assert rollouts(shared) == rollouts(repeated)
+
+
+@pytest.mark.parametrize(
+    ("prompt_B", "num_micros", "expected"),
+    [
+        ([0, 0, 0, 1, 2, 2], 3, [[0, 0, 0], [1], [2, 2]]),
+        ([0, 0, 0, 1, 2, 2], 2, [[0, 0, 0], [1, 2, 2]]),
+        ([3, 5, 5, 5], 1, [[3, 5, 5, 5]]),
+        ([1, 1, 4], 2, [[1, 1], [4]]),
+    ],
+)
+def test_a_micro_batch_is_made_of_whole_groups(prompt_B: list[int], num_micros: int, expected: list[list[int]]) -> None:
+    prompts = torch.tensor(prompt_B)
+    assert [prompts[whole_groups(prompts, micro, num_micros)].tolist() for micro in range(num_micros)] == expected
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_prompt_is_computed_once_for_all_its_completions(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    """Also where an update is several micro-batches: two of one prompt and its group each."""
+    computed: list[tuple[int, int]] = []
+    forward = training_forward
+
+    def counting(config: Any) -> Any:
+        def count(model: Any, prompts: Any, completions: Any, **settings: Any) -> Any:
+            rows: list[int] = []
+            handle = model.register_forward_pre_hook(
+                lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+            )
+            logprobs = forward(config)(model, prompts, completions, **settings)
+            handle.remove()
+            computed.append((len(completions.prompt_B.unique()), rows[0]))
+            return logprobs
+
+        return count
+
+    monkeypatch.setattr("tasks.grpo.trainer.training_forward", counting)
+    student = {"gradient_checkpointing": checkpointing}
+    run(make_job(steps=2, prompts_per_step=2, num_rollouts=4, batch_size=1, config_student=student))
+    assert computed == [(1, 1)] * 4
 
 
 def assert_same_run(first: Job, second: Job) -> None:
@@ -185,7 +226,7 @@ def test_a_tower_that_is_frozen_sees_a_picture_once_and_trains_the_same_student(
     """In rollouts and training of all steps and probes. One that trains: once for the rollouts and each forward."""
     monkeypatch.setenv("DISCERN_HOME", str(tmp_path / "home"))
     settings = {
-        **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 8, "lr": 1e-3},
+        **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 4, "lr": 1e-3},
         **{"beta": 0.02, "probe_prompts": 2},
     }
     if repeat_prompt:
@@ -211,12 +252,12 @@ def test_a_tower_that_trains_sees_a_picture_once_a_step(
 ) -> None:
     """Where a step is one forward; its gradients are those of a tower that sees it in rollouts and training."""
     settings = {
-        **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 8, "lr": 1e-3},
+        **{"steps": 3, "prompts_per_step": 4, "num_rollouts": 2, "batch_size": 4, "lr": 1e-3},
         "freeze": {"vision": False},
         "config_student": {"gradient_checkpointing": checkpointing},
     }
     once, micros, plain = (
-        make_job(name, **{**settings, "batch_size": 4 if name == "micros" else 8})
+        make_job(name, **{**settings, "batch_size": 2 if name == "micros" else 4})
         for name in ("once", "micros", "plain")
     )
     run(once)
@@ -234,7 +275,7 @@ def test_a_tower_that_trains_sees_a_picture_once_a_step(
 def test_lora_trains_adapters_against_its_own_start_and_resumes(make_job: MakeJob, student_folder: Path) -> None:
     lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "gradient_checkpointing": True}
     whole, cut = (
-        make_job(name, config_student=lora, steps=3, save_steps=1, beta=0.1, batch_size=8) for name in ("whole", "cut")
+        make_job(name, config_student=lora, steps=3, save_steps=1, beta=0.1, batch_size=2) for name in ("whole", "cut")
     )
     run(whole)
     with pytest.raises(Interrupted):
@@ -249,7 +290,7 @@ def test_lora_trains_adapters_against_its_own_start_and_resumes(make_job: MakeJo
 
 
 def test_mixed_precision_keeps_the_optimizers_weights_whole(make_job: MakeJob) -> None:
-    job = make_job(steps=2, batch_size=8, config_student={"precision": "bfloat16"})
+    job = make_job(steps=2, batch_size=2, config_student={"precision": "bfloat16"})
     run(job)
     assert all(abs(entry["approx_kl"]) < 1e-6 and entry["grad_norm"] > 0 for entry in history(job))
     assert all(0 < entry["logprob_gap"] < 0.05 for entry in history(job)), "sampling rounds as training, nearly"
@@ -266,7 +307,7 @@ def test_a_finished_run_started_again_only_writes_its_output(make_job: MakeJob) 
 
 
 def test_micro_batches_do_not_change_the_result(make_job: MakeJob) -> None:
-    jobs = [make_job(f"b{size}", steps=2, batch_size=size, loss_per="token") for size in (8, 3)]
+    jobs = [make_job(f"b{size}", steps=2, batch_size=size, loss_per="token") for size in (2, 1)]
     for job in jobs:
         run(job)
     whole, cut = jobs
@@ -276,7 +317,7 @@ def test_micro_batches_do_not_change_the_result(make_job: MakeJob) -> None:
 
 
 def test_several_updates_clip(make_job: MakeJob) -> None:
-    job = make_job(steps=2, inner_updates=4, lr=0.05, batch_size=8)
+    job = make_job(steps=2, inner_updates=4, lr=0.05, batch_size=2)
     facts = run(job)
     assert facts["steps"] == 2
     assert len(rollouts(job)) == 2 * 2 * 4
@@ -297,7 +338,7 @@ def test_groups_without_variance_do_not_move_the_policy(make_job: MakeJob, stude
 def test_a_reference_holds_the_policy_back(make_job: MakeJob) -> None:
     drifts = []
     for beta in (1e-6, 5.0):
-        job = make_job(f"beta{beta}", steps=6, beta=beta, batch_size=8)
+        job = make_job(f"beta{beta}", steps=6, beta=beta, batch_size=2)
         run(job)
         assert history(job)[0]["reference_kl"] == 0, "it starts as the reference"
         drifts.append(history(job)[-1]["reference_kl"])
@@ -329,7 +370,7 @@ CURRICULUM = {"sampling": {"order": "curriculum", "max_expansion": 4.0}}
 
 def test_expansion_rolls_out_more_and_trains_on_the_groups_that_differ(make_job: MakeJob) -> None:
     # A reward that is mostly 0 or equal: most groups of four have nothing to learn from.
-    job = make_job(steps=12, rubric="rare", batch_size=8, lr=1e-4, **CURRICULUM)
+    job = make_job(steps=12, rubric="rare", batch_size=2, lr=1e-4, **CURRICULUM)
     run(job)
     steps, rows = history(job), rollouts(job)
     assert steps[-1]["expansion"] > steps[0]["expansion"] == 1.0
@@ -395,13 +436,13 @@ def test_an_update_that_is_no_number_is_skipped(make_job: MakeJob, monkeypatch: 
         return (loss * float("nan") if len(calls) == 2 else loss), sums
 
     monkeypatch.setattr(module, "clipped_loss", sometimes)
-    job = make_job(steps=3, batch_size=8)
+    job = make_job(steps=3, batch_size=2)
     run(job)
     assert [entry["skipped_updates"] for entry in history(job)] == [0, 1, 0]
     assert all(tensor.isfinite().all() for tensor in weights(job).values())
     monkeypatch.setattr(module, "clipped_loss", lambda *a, **k: (real(*a, **k)[0] * float("nan"), real(*a, **k)[1]))
     with pytest.raises(ValueError, match=r"lower grpo\.optimiser\.lr"):
-        run(make_job("hopeless", steps=9, batch_size=8))
+        run(make_job("hopeless", steps=9, batch_size=2))
 
 
 def test_thinking_can_be_cut_short_and_what_was_put_there_is_not_trained_on(
@@ -419,7 +460,7 @@ def test_thinking_can_be_cut_short_and_what_was_put_there_is_not_trained_on(
         return real(self, model, batch, rows, **settings)
 
     monkeypatch.setattr(GrpoTrainer, "_micro_loss", looking)
-    run(make_job(steps=1, max_think_tokens=3, batch_size=8))
+    run(make_job(steps=1, max_think_tokens=3, batch_size=2))
     (completions,) = seen
     longer = completions.mask_BC.sum(1) > 5
     assert longer.any()

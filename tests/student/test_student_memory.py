@@ -53,7 +53,7 @@ def test_sampling_under_zero3_needs_room_for_whole_weights() -> None:
     parts = {name: zero3[name] for name in ("weights", "gradients", "optimiser")}
     assert zero3["activations"] < zero3["gathered"]
     assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["gathered"], abs=0.03)
-    longer = {**full, "grpo.batch_size": 64}
+    longer = {**full, "grpo.batch_size": 16}
     zero3 = estimate_memory(recipe(longer))["grpo"]
     assert zero3["activations"] > zero3["gathered"]
     assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["activations"], abs=0.03)
