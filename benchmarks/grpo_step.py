@@ -1,19 +1,22 @@
 """One GRPO step of ours beside TRL's: the same model, prompts, G, completion lengths and optimizer, on one device.
 
     python -m benchmarks.grpo_step --json grpo_step.json
+    python -m benchmarks.grpo_step --settings recipe --precision float32
     python -m benchmarks.grpo_step --device cuda --shape 3b --json grpo_step_3b.json
 
 A Qwen2.5-VL with random weights, G 8, 64 completion tokens, the end of turn banned so that all have that length. short:
 four 112 x 112 pictures, 77 prompt tokens, 32 completions a step; long: one 896 x 896 picture, 1,085 prompt tokens
-(1,024 of them vision), 8 completions. With the vision tower frozen and trained; no picture is seen in two steps. The
-two trainers take turns, each in a process of its own; the ratio is of the medians over all steps but the first of each
-turn.
+(1,024 of them vision), 8 completions; both with the vision tower frozen and trained. recipe: two prompts of the long
+kind under the settings of pipeline_config/qwen2_5_vl_7b.yaml: LoRA of rank 64, gradient checkpointing, a frozen vision
+tower. Its micro-batches are one prompt with its 8 completions for us, and 2 completions for TRL. No picture is seen in
+two steps. The two trainers take turns, each in a process of its own; the ratio is of the medians over all steps but the
+first of each turn. TRL samples with plain `generate`, without vLLM.
 
-shape tiny: 4 + 4 layers, about 6.5M parameters. 3b: the layers of Qwen2.5-VL-3B. On a CPU in float32, on a GPU in
-bfloat16 over float32 weights. limit: what sharing the prompt saves in language tokens, without the vision passes:
-G (P + C) / (P + G C). MFU: the operations that a step needs (prompt and picture once, attention not counted) per
-second, over those of a large matrix product on this device; bandwidth: the bytes of weights that decoding has to read
-per second, over those of a large copy.
+shape tiny: 4 + 4 layers, about 6.5M parameters. 3b: the layers of Qwen2.5-VL-3B. precision auto: what the device
+computes fast (tasks/student/precision.py); bfloat16 is over float32 weights. limit: what sharing the prompt saves in
+language tokens, without the vision passes: G (P + C) / (P + G C). MFU: the operations that a step needs (prompt and
+picture once, attention not counted) per second, over those of a large matrix product on this device; bandwidth: the
+bytes of weights that decoding has to read per second, over those of a large copy.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from typing import Any
 
 G, COMPLETION = 8, 64
 CLIENTS = ("ours", "trl")
-PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
+MICRO_COMPLETIONS = 2  # of TRL's turn in the recipe
+LORA = {"r": 64, "alpha": 128, "dropout": 0.0}
 WARM = 1  # steps of each turn that do not count
 
 
@@ -43,6 +47,7 @@ class Setting:
     side: int
     num_prompts: int
     prompt_tokens: int
+    recipe: bool = False
 
     @property
     def limit(self) -> float:
@@ -71,7 +76,7 @@ SHAPES = {
     "tiny": Shape(256, 576, 4, 256, 384, 4, (0, 1, 2, 3)),
     "3b": Shape(2048, 11008, 36, 1280, 3420, 32, (7, 15, 23, 31), 16, 2, 16, 151_936, (16, 24, 24)),
 }
-SETTINGS = {"short": Setting(112, 4, 77), "long": Setting(896, 1, 1085)}
+SETTINGS = {"short": Setting(112, 4, 77), "long": Setting(896, 1, 1085), "recipe": Setting(896, 2, 1085, recipe=True)}
 
 
 # ------------------------------------------------------------------------------------------------- what both train on
@@ -181,7 +186,7 @@ def step_clock(clock: Clock) -> Any:
     return Steps()
 
 
-def our_config(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> Any:
+def our_config(setting: Setting, train_vision: bool, steps: int, folder: Path, precision: str) -> Any:
     """Its reward is that of TRL's turn: groups differ, so that every completion is trained on."""
     from pipeline_config.schema import load_config
     from tasks.rewards.reward import reward
@@ -189,16 +194,17 @@ def our_config(setting: Setting, train_vision: bool, steps: int, folder: Path, d
     reward("length", judges="form", source="benchmark", formula="characters mod 7")(
         lambda item: float(len(item.turn.text) % 7)
     )
-    num_completions = G * setting.num_prompts
+    student = {"model": str(folder / "model"), "precision": precision, "features_gigabytes": 0}
     return load_config(
         "tiny",
         {
-            "student": {"model": str(folder / "model"), "precision": PRECISION[device], "features_gigabytes": 0},
-            "mine.batch_size": num_completions,
+            "student": {**student, **({"lora": LORA, "gradient_checkpointing": True} if setting.recipe else {})},
+            "mine.batch_size": G * setting.num_prompts,
             "rewards.rubrics": {"choice": {"length": 1.0}},
             "grpo": {
                 **{"steps": steps, "prompts_per_step": setting.num_prompts, "num_rollouts": G},
-                **{"max_new_tokens": COMPLETION, "batch_size": num_completions, "save_steps": 10_000},
+                **{"max_new_tokens": COMPLETION, "save_steps": 10_000},
+                "batch_size": 1 if setting.recipe else setting.num_prompts,
                 "optimiser": {"lr": 1e-6},
                 "freeze": {"vision": not train_vision, "merger": not train_vision},
             },
@@ -223,7 +229,9 @@ def our_dialogues(student: Any, setting: Setting, pictures: list[Path]) -> dict[
     }
 
 
-def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> dict[str, Any]:
+def turn_ours(
+    setting: Setting, train_vision: bool, steps: int, folder: Path, device: str, precision: str
+) -> dict[str, Any]:
     import tasks.student.generate as sampling
     from tasks.student import decode
     from tasks.student.encode import END_OF_TURN
@@ -235,7 +243,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, de
     from tasks.student.checkpoint import load_student
     from tasks.student.freeze import freeze
 
-    config = our_config(setting, train_vision, steps, folder, device)
+    config = our_config(setting, train_vision, steps, folder, precision)
     args = grpo_arguments(config, folder / "ours", 0, setting.num_prompts)
     student = load_student(str(folder / "model"), config.student, train=True)
     freeze(student.model, config.grpo.freeze)
@@ -245,7 +253,7 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, de
     sampling.banned_token_ids = trainer_module.banned_token_ids = lambda _: banned  # type: ignore[assignment]
     clock = Clock(device)
     callback = step_clock(clock)
-    clock.wrap(student.model.model.visual, "forward", "vision")
+    clock.wrap(_visual(student.model), "forward", "vision")
     clock.wrap(trainer_module, "generate", "generation")
     clock.wrap(sampling, "_prefill", "prefill")
     for stepper in (decode.TextStepper, decode.LibraryStepper):
@@ -269,13 +277,18 @@ def turn_ours(setting: Setting, train_vision: bool, steps: int, folder: Path, de
     return _figures(callback.seconds, clock, student.model)
 
 
-def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path, device: str) -> dict[str, Any]:
+def turn_trl(
+    setting: Setting, train_vision: bool, steps: int, folder: Path, device: str, precision: str
+) -> dict[str, Any]:
     import tasks.student.torchvision_operators  # noqa: F401
 
     # isort: split
     from datasets import Dataset, Image
+    from peft import LoraConfig
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import GRPOConfig, GRPOTrainer
+
+    from tasks.student.checkpoint import LORA_TARGETS
 
     model = AutoModelForImageTextToText.from_pretrained(folder / "model")
     model.model.visual.requires_grad_(train_vision)
@@ -296,18 +309,20 @@ def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path, dev
     rows = {"prompt": [[{"role": "user", "content": text}]] * len(pictures), "image": [str(p) for p in pictures]}
     dataset = Dataset.from_dict(rows).cast_column("image", Image())
     num_completions = G * setting.num_prompts
+    micro = MICRO_COMPLETIONS if setting.recipe else num_completions
     args = GRPOConfig(
         output_dir=str(folder / "trl"),
         max_steps=steps,
-        per_device_train_batch_size=num_completions,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=num_completions // micro,
         num_generations=G,
         max_completion_length=COMPLETION,
         generation_kwargs={"min_new_tokens": COMPLETION},
         temperature=1.0,
         beta=0.0,
         learning_rate=1e-6,
-        bf16=PRECISION[device] == "bfloat16",
-        gradient_checkpointing=False,
+        bf16=precision == "bfloat16",
+        gradient_checkpointing=setting.recipe,
         use_cpu=device == "cpu",
         dataloader_pin_memory=False,
         report_to=[],
@@ -326,6 +341,11 @@ def turn_trl(setting: Setting, train_vision: bool, steps: int, folder: Path, dev
         train_dataset=dataset,
         processing_class=processor,
         callbacks=[callback],
+        peft_config=LoraConfig(
+            r=LORA["r"], lora_alpha=LORA["alpha"], lora_dropout=LORA["dropout"], target_modules=LORA_TARGETS
+        )
+        if setting.recipe
+        else None,
     )
     clock.wrap(trainer, "_calculate_rewards", "reward")
     clock.wrap(trainer, "_get_per_token_logps_and_entropies", "forward")
@@ -341,16 +361,25 @@ def _figures(seconds: list[float], clock: Clock, model: Any) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    vision = sum(p.numel() for name, p in model.named_parameters() if "visual." in name)
+    # Without LoRA's adapters and its second copy of the tower.
+    sizes = {n: p.numel() for n, p in model.named_parameters() if "lora_" not in n and "original_module" not in n}
+    vision = sum(size for name, size in sizes.items() if "visual." in name)
     embedding = model.get_input_embeddings().weight.numel()
     return {
         "seconds": seconds[WARM:],
         "parts": {name: total / counted for name, total in clock.seconds.items()},
         "peak_megabytes": peak / 2**20,
         # Of the language model those that take part in every product: the head, not the table of the inputs.
-        "parameters": {"vision": vision, "language": sum(p.numel() for p in model.parameters()) - vision},
+        "parameters": {"vision": vision, "language": sum(sizes.values()) - vision},
         "embedding": embedding if not model.config.get_text_config().tie_word_embeddings else 0,
     }
+
+
+def _visual(model: Any) -> Any:
+    """The vision tower, LoRA's copy in use."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    visual = bare.model.visual
+    return visual.modules_to_save[visual.active_adapters[0]] if hasattr(visual, "modules_to_save") else visual
 
 
 TURNS = {"ours": turn_ours, "trl": turn_trl}
@@ -390,11 +419,11 @@ def bfloat16_gap(setting: Setting, folder: Path, device: str) -> dict[str, float
 
 
 # --------------------------------------------------------------------------------------------------------- the table
-def peaks(device: str) -> dict[str, float]:
+def peaks(device: str, precision: str) -> dict[str, float]:
     """What the device does at best: operations per second of a matrix product, bytes per second of a copy."""
     import torch
 
-    dtype = getattr(torch, PRECISION[device])
+    dtype = getattr(torch, precision)
     side = 8192 if device == "cuda" else 2048
     square = torch.ones(side, side, dtype=dtype, device=device)
     long = torch.ones(2**28, dtype=torch.uint8, device=device)
@@ -422,7 +451,8 @@ def compare(
     for _ in range(arguments.repeats):
         for client in CLIENTS:
             command = [sys.executable, "-m", "benchmarks.grpo_step", "--device", arguments.device]
-            command += ["--shape", arguments.shape, "--turn", client, name, str(int(train_vision))]
+            command += ["--shape", arguments.shape, "--precision", arguments.precision]
+            command += ["--turn", client, name, str(int(train_vision))]
             done = subprocess.run(
                 [*command, str(WARM + arguments.steps), str(folder)], check=True, stdout=subprocess.PIPE, text=True
             )
@@ -439,10 +469,11 @@ def compare(
     }
     first = turns["ours"][0]
     needed = operations(setting, first["parameters"], first["embedding"], train_vision)
-    width = 2 if PRECISION[arguments.device] == "bfloat16" else 4
+    width = 2 if arguments.precision == "bfloat16" else 4
     read = (COMPLETION - 1) * (first["parameters"]["language"] - first["embedding"]) * width
     return {
         **{"setting": name, "vision": "trained" if train_vision else "frozen", "seconds": medians, "ratio": ratio},
+        "precision": arguments.precision,
         **{"limit": setting.limit, "share_of_limit": ratio / setting.limit, "parts": parts},
         "peak_megabytes": {c: max(turn["peak_megabytes"] for turn in turns[c]) for c in CLIENTS},
         "mfu": {c: needed / medians[c] / peak["operations"] for c in CLIENTS},
@@ -455,14 +486,20 @@ def operations(setting: Setting, parameters: dict[str, int], embedding: int, tra
     """Floating point operations that a step cannot do without, attention not counted."""
     patches = setting.num_prompts * (setting.side // 14) ** 2
     tokens = setting.num_prompts * (setting.prompt_tokens + G * COMPLETION)
-    # Two a weight and token in a forward, four in its backward: sampling's forward, and training's with its backward.
+    # Two a weight and token in a forward, four in its backward: sampling's forward, and training's with its backward. A
+    # frozen weight under adapters has no gradient of its own: two in the backward.
     vision = 8 if train_vision else 2
-    return float(8 * (parameters["language"] - embedding) * tokens + vision * parameters["vision"] * patches)
+    language = 6 if setting.recipe else 8
+    return float(language * (parameters["language"] - embedding) * tokens + vision * parameters["vision"] * patches)
 
 
 def main() -> None:
+    from pipeline_config.schema import StudentConfig
+    from tasks.student.precision import precision_of
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=PRECISION, default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--steps", type=int, default=3, help="of one turn, after a warm one")
     parser.add_argument("--repeats", type=int, default=2)
@@ -470,20 +507,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--turn", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.precision = precision_of(StudentConfig(precision=arguments.precision))
     if arguments.turn:
         client, name, train_vision, steps, folder = arguments.turn
-        print(
-            json.dumps(TURNS[client](SETTINGS[name], train_vision == "1", int(steps), Path(folder), arguments.device))
+        turn = TURNS[client](
+            SETTINGS[name], train_vision == "1", int(steps), Path(folder), arguments.device, arguments.precision
         )
+        print(json.dumps(turn))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder) / "model", SHAPES[arguments.shape], arguments.device)
-        peak = peaks(arguments.device)
-        print(f"at best {peak['operations'] / 1e9:,.0f} GFLOP/s, {peak['bytes'] / 1e9:,.0f} GB/s")
+        peak = peaks(arguments.device, arguments.precision)
+        print(
+            f"{arguments.precision}, at best {peak['operations'] / 1e9:,.0f} GFLOP/s, {peak['bytes'] / 1e9:,.0f} GB/s"
+        )
         print("setting    vision   TRL s  ours s   ratio   limit  of it  TRL MB  ours MB")
         for name in arguments.settings:
-            for train_vision in (False, True):
+            for train_vision in (False,) if SETTINGS[name].recipe else (False, True):
                 row = compare(arguments, name, train_vision, Path(folder), peak)
                 rows.append(row)
                 seconds, memory = row["seconds"], row["peak_megabytes"]
@@ -496,9 +537,13 @@ def main() -> None:
                     shown = ", ".join(f"{part} {value:.2f}" for part, value in row["parts"][client].items())
                     print(f"  {client}: {shown}; MFU {row['mfu'][client]:.0%}")
                 print(f"  ours decodes at {row['decode_bandwidth']:.0%} of the copy's bandwidth")
-        gaps = {name: bfloat16_gap(SETTINGS[name], Path(folder), arguments.device) for name in arguments.settings}
-        shown = ", ".join(f"{name} mean {gap['mean']:.1e} max {gap['max']:.1e}" for name, gap in gaps.items())
-        print(f"log-probs in bfloat16, sampling against the library's forward, nats: {shown}")
+        plain = [name for name in arguments.settings if not SETTINGS[name].recipe]
+        gaps = {name: bfloat16_gap(SETTINGS[name], Path(folder), arguments.device) for name in plain}
+        for name, gap in gaps.items():
+            print(
+                f"{name}: log-probs in bfloat16, sampling against the library's forward: "
+                f"mean {gap['mean']:.1e}, max {gap['max']:.1e} nats"
+            )
     if arguments.json:
         arguments.json.write_text(json.dumps({"steps": rows, "bfloat16_logprob_gap": gaps}, indent=1) + "\n")
 

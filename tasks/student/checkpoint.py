@@ -37,7 +37,7 @@ ADAPTER_FILE = "adapter_config.json"
 BOXES_OF_FAMILY: dict[str, Convention] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "pixels"}
 # LoRA goes on the language model's linear layers; of the vision tower, small beside it, the whole is trained (the
 # official MIPI baseline has learning rates for vision and merger of their own).
-_LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _LORA_WHOLE = ["visual"]
 
 
@@ -258,7 +258,7 @@ def _new_adapters(network: Any, lora: LoraConfig) -> Any:
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=_LORA_TARGETS,
+            target_modules=LORA_TARGETS,
             modules_to_save=list(_LORA_WHOLE),
             task_type="CAUSAL_LM",
         ),
