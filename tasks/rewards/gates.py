@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
 
+from tasks.rewards.answers.choice import option_texts
+from tasks.rewards.answers.turn import TAGS
 from tasks.rewards.reward import Item, Outcome, reward
 
 MAX_CHARACTERS = 65_536  # read of a turn
@@ -14,6 +17,7 @@ N = 4
 MIN_DISTINCT = 0.35  # share of distinct 4-grams
 LONGEST_RUN = 96  # of one character
 MIN_LETTERS, MAX_SHARE = 8, 0.04  # letters of a script that nobody wrote before, ours
+MAX_SYMBOL = 3  # Latin or Greek letters together that are a symbol, no word, ours
 
 
 def repeats_itself(text: str) -> bool:
@@ -34,27 +38,46 @@ def repeats_itself(text: str) -> bool:
     return len(grams) < MIN_DISTINCT * (len(words) - N + 1)
 
 
+# Spelled with one another, in one language.
+_ONE_SCRIPT = {"HIRAGANA": "KANA", "KATAKANA": "KANA", "KATAKANA-HIRAGANA": "KANA", "IDEOGRAPHIC": "CJK"}
+_LATIN_OR_GREEK = "[A-Za-z\u00c0-\u024f\u0370-\u03ff]"
+# What is written in letters and is no language: tags and special tokens, LaTeX's commands, and the symbols of formulas
+# and units (x, kg, sin, θ), which are shorter than a word.
+_NO_LANGUAGE = re.compile(
+    "|".join(map(re.escape, TAGS))
+    + r"|<\|\w{1,32}\|>|\\[A-Za-z]{1,32}"
+    + rf"|(?<!{_LATIN_OR_GREEK}){_LATIN_OR_GREEK}{{1,{MAX_SYMBOL}}}(?!{_LATIN_OR_GREEK})"
+)
+
+
 @lru_cache(maxsize=8192)
 def script_of(character: str) -> str:
-    """The first word of a letter's Unicode name (LATIN, CJK, CYRILLIC ..), "" for anything that is no letter."""
-    return unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
+    """The first word of a letter's Unicode name (LATIN, CJK, CYRILLIC ..), KANA for both kana, "" for anything that is
+    no letter.
+    """
+    name = unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
+    return _ONE_SCRIPT.get(name, name)
 
 
 def scripts_in(text: str) -> Counter[str]:
-    """Letters per script."""
-    counts = Counter(script_of(character) for character in text[:MAX_CHARACTERS])
+    """Letters of words per script, tags, LaTeX's commands and symbols aside."""
+    text = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS])
+    counts = Counter(script_of(character) for character in _NO_LANGUAGE.sub(" ", text))
     counts.pop("", None)
     return counts
 
 
 def mixes_languages(text: str, question: str) -> bool:
-    """True if the text uses, beyond a stray word, a script that is neither the question's nor the text's main one
-    (ours).
+    """True if the text uses, beyond a stray word, a script that is not the question's (ours).
+
+    A question without words leaves the choice to the text: its main script is expected.
     """
     counts = scripts_in(text)
     if not counts:
         return False
     expected = set(scripts_in(question)) or {counts.most_common(1)[0][0]}
+    if "KANA" in expected:
+        expected.add("CJK")
     strange = sum(count for script, count in counts.items() if script not in expected)
     return strange >= MIN_LETTERS and strange > MAX_SHARE * sum(counts.values())
 
@@ -79,7 +102,8 @@ def repetition_gate(item: Item) -> Outcome:
     "language_gate",
     judges="gate",
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
-    formula="0 if more than 4 % (and 8) of the turn's letters are of a script the question and gold do not use; else 1",
+    formula="0 if more than 4 % (and 8) of the letters in the turn's words are of a script that question, options and "
+    "gold do not use; else 1",
     example=(
         {"problem_type": "mathematics", "question": "How many?", "answer": "1"},
         "<think>Сначала считаем, then add.</think><answer>1</answer>",
@@ -87,5 +111,7 @@ def repetition_gate(item: Item) -> Outcome:
     ),
 )
 def language_gate(item: Item) -> Outcome:
-    """Thinking stays in the question's language; scripts stand in for languages."""
-    return float(not mixes_languages(item.turn.text, f"{item.sample.get('question') or ''} {item.gold}"))
+    """Thinking stays in the question's language; scripts stand in for languages. Tags, LaTeX and symbols have none."""
+    options = option_texts(item.sample.get("options"))
+    asked = " ".join([str(item.sample.get("question") or ""), item.gold, *options])
+    return float(not mixes_languages(item.turn.text, asked))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.rewards.answers.numbers import Quantity, read_number, read_quantity
+from tasks.rewards.answers.expressions import agree, read_expression
+from tasks.rewards.answers.numbers import RAISED, RAISED_RUN, read_number, read_quantity
 from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
 
 MATHEMATICS, PHYSICS, CHART = 1e-6, 1e-5, 2.5e-2
+MIN_NAME = 5  # letters of a unit's name, where case does not matter: "Joules"; "Mmol" is a symbol, ours
 YEARS = range(1500, 2101)  # whole numbers of a chart in this range are years, ours
 RELATIVE_ACCURACY = tuple(0.5 + 0.05 * i for i in range(10))  # thresholds .5 .. .95
 
@@ -55,33 +57,43 @@ def mean_relative_accuracy(found: Sequence[float | None], gold: Sequence[float])
     return hits / (len(errors) * len(RELATIVE_ACCURACY)) if errors else 0.0
 
 
-def _units_agree(gold: Quantity | None, found: Quantity | None) -> bool:
-    units = [q.unit.casefold().replace(" ", "") for q in (gold, found) if q is not None and q.unit]
-    return len(units) < 2 or units[0] == units[1]
+def _unit_of(field: str) -> str:
+    """The unit of a quantity as units are compared: symbols as they stand (MW is not mW), long names in lower case."""
+    quantity = read_quantity(field)
+    unit = "".join(quantity.unit.split()) if quantity is not None else ""
+    unit = RAISED_RUN.sub(lambda found: f"^{found.group().translate(RAISED)}", unit)
+    return unit.lower() if unit.isalpha() and len(unit) >= MIN_NAME else unit
 
 
-def _within(item: Item, tolerance: float, at_least: float) -> Outcome:
-    """1 if |answer - gold| <= tolerance * max(at_least, |gold|) and units, where both are written, agree."""
-    gold = read_number(item.gold)
-    if gold is None:
-        return float("".join(item.gold.split()) == "".join((item.answer or "").split()))
-    found = read_number(item.answer)
-    if found is None:
-        return Unread("not one number")
-    near = abs(found - gold) <= tolerance * max(at_least, abs(gold))
-    return float(near and _units_agree(read_quantity(item.gold), read_quantity(item.answer)))
+def _within(item: Item, tolerance: float) -> Outcome:
+    """1 if |answer - gold| <= tolerance * |gold|, and the units agree where both are written.
+
+    What is no plain number is compared as an expression; a gold that is none either, as a text without white space.
+    """
+    if item.answer is None:
+        return Unread("no answer")
+    if "".join(item.gold.split()) == "".join(item.answer.split()):
+        return 1.0
+    gold, found = read_number(item.gold), read_number(item.answer)
+    if gold is not None and found is not None:
+        units = _unit_of(item.gold), _unit_of(item.answer)
+        return float(abs(found - gold) <= tolerance * abs(gold) and ("" in units or units[0] == units[1]))
+    written = read_expression(item.answer)
+    if written is not None and (expected := read_expression(item.gold)) is not None:
+        return float(agree(expected, written, tolerance))
+    return Unread("no number or expression") if gold is not None else 0.0
 
 
 @reward(
     "mathematics",
     judges="answer",
     source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-6)",
-    formula="1 if |answer - gold| <= 1e-6 * max(1, |gold|), else 0; golds that are no number: equal texts",
+    formula="1 if |answer - gold| <= 1e-6 * |gold|, else 0; expressions by their value, other golds by equal texts",
     example=({"problem_type": "mathematics", "answer": "0.75"}, "<think>x</think><answer>3/4</answer>", 1.0),
 )
 def mathematics(item: Item) -> Outcome:
-    """Exact up to rounding. A sentence about a number ("between 0 and 10") is no number."""
-    return _within(item, MATHEMATICS, 1.0)
+    """Exact up to rounding, in any notation: "3/4", "\\frac{3}{4}", "sqrt(9)/4". "Between 0 and 10" is no number."""
+    return _within(item, MATHEMATICS)
 
 
 @reward(
@@ -93,7 +105,7 @@ def mathematics(item: Item) -> Outcome:
 )
 def physics(item: Item) -> Outcome:
     """Physics and chemistry: relative, because quantities come in any order of magnitude."""
-    return _within(item, PHYSICS, 0.0)
+    return _within(item, PHYSICS)
 
 
 @reward(
@@ -107,4 +119,4 @@ def chart(item: Item) -> Outcome:
     """Values read off a chart; a year is a name, not a size."""
     gold = read_quantity(item.gold)
     year = gold is not None and not gold.decimal and not gold.unit and "," not in item.gold and gold.value in YEARS
-    return _within(item, 0.0 if year else CHART, 0.0)
+    return _within(item, 0.0 if year else CHART)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline_config.schema import RewardsConfig
 from tasks.rewards.examples import turn
 from tasks.rewards.gates import mixes_languages, repeats_itself
@@ -41,3 +43,45 @@ def test_the_language_of_the_question_and_stray_letters_are_allowed() -> None:
     assert not mixes_languages(PROSE + " π α", "How many?")
     assert mixes_languages("Двенадцать яблок", "How many?")
     assert not mixes_languages("12 + 12", "How many?")
+
+
+BOXED_SIX = "<|begin_of_box|>6<|end_of_box|>"
+
+
+@pytest.mark.parametrize(
+    ("question", "think"),
+    [
+        ("有多少个苹果？", "左边有三个篮子，每个篮子两个苹果。"),
+        ("Сколько яблок?", "Три корзины по два яблока, значит шесть."),
+        ("りんごはいくつ？", "リンゴを数えると、三つのカゴに二個ずつあります。"),
+        ("速度是多少？", "设v=5 m/s，由\\frac{1}{2}mv^2=E和\\sin\\theta得x=3 km，其中sin θ=0.5，所以结果是六。"),
+        ("Find the force in N.", "With θ, μ, ρ, λ, α, β, γ, δ, ω, Δt and 10 µm the force is μN."),
+        ("Which?", "The sign says nothing, so the second one."),
+        ("2x + 3 = 15, x = ?", "Двенадцать пополам, значит шесть."),
+    ],
+)
+def test_a_right_turn_in_the_language_of_its_question_passes(question: str, think: str, rewards: RewardsConfig) -> None:
+    """Tags, LaTeX's commands and the symbols of formulas and units belong to no language."""
+    sample = {"problem_type": "physics", "question": question, "answer": "6"}
+    assert score(sample, turn(BOXED_SIX, think), rewards).total == 2.0
+
+
+def test_a_foreign_language_is_found_beside_symbols(rewards: RewardsConfig) -> None:
+    for question, think in (
+        ("How many?", "Πρώτα μετράμε τα μήλα και μετά τα προσθέτουμε."),
+        ("有多少个苹果？", "We count the apples of each basket."),
+        ("Сколько яблок?", "三个篮子，每个篮子两个苹果。"),
+    ):
+        sample = {"problem_type": "physics", "question": question, "answer": "6"}
+        assert score(sample, turn(BOXED_SIX, think), rewards).parts["language_gate"] == 0.0, think
+
+
+def test_the_options_of_a_question_may_be_quoted() -> None:
+    config = RewardsConfig(rubrics={"choice": {"choice": 1.0, "language_gate": 1.0}})
+    sample = {
+        "problem_type": "choice",
+        "question": "哪一个？",
+        "options": ["motion blur", "overexposure"],
+        "answer": "A",
+    }
+    assert score(sample, turn("motion blur", "是motion blur。"), config).total == 1.0
