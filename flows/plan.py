@@ -178,9 +178,14 @@ def _student_findings(config: PipelineConfig) -> Iterator[str]:
 
 
 def _deepspeed_findings(config: PipelineConfig) -> Iterator[str]:
-    for stage, path in (("sft", config.sft.deepspeed), ("grpo", config.grpo.deepspeed)):
-        if path is not None and not path.is_file():
-            yield f"{stage}.deepspeed: {path}: no such file; see pipeline_config/deepspeed"
+    from tasks.student.zero import find_deepspeed
+
+    for path in (config.sft.deepspeed, config.grpo.deepspeed):
+        try:
+            if path is not None:
+                find_deepspeed(path)
+        except ConfigError as error:
+            yield str(error)
 
 
 def _teacher_line(plan: Plan) -> str:

@@ -24,11 +24,12 @@ from pydantic import BaseModel
 
 import data_contracts
 import tasks.media
-import tasks.student
 from data_contracts.refs import Ref, digest_of, text_digest
-from pipeline_config.schema import PipelineConfig
+from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.launcher.job import write_atomically
 from tasks.launcher.source import source_digest
+from tasks.student.location import resolve_model
+from tasks.student.zero import find_deepspeed
 
 # Sections of the configuration that the code of each stage reads. A test compares them with the code.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -49,10 +50,7 @@ CONTRACTS = {
     "mine": "difficulty",
     "evaluate": "evaluation",
 }
-BUILTIN = {
-    "builtin": Path(tasks.media.__file__).parent / "photographs",
-    "builtin:tiny": Path(tasks.student.__file__).parent / "tiny",
-}
+PHOTOGRAPHS = Path(tasks.media.__file__).parent / "photographs"
 CONTENT_LIMIT = 256 * 2**20  # bytes; larger files and folders are known by names, sizes and times
 
 
@@ -176,12 +174,23 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path]]:
     elif isinstance(value, tuple | list):
         for index, entry in enumerate(value):
             yield from _paths(entry, f"{key}.{index}")
-    elif isinstance(value, Path):
-        yield key, value
-    elif isinstance(value, str) and value in BUILTIN:
-        yield key, BUILTIN[value]
-    elif key == "student.model" and Path(value).exists():
-        yield key, Path(value)
+    elif (path := _located(value, key)) is not None:
+        yield key, path
+
+
+def _located(value: Any, key: str) -> Path | None:
+    """Where the code that reads it finds the file or folder a value names; None if it names none, such as a hub id."""
+    try:
+        if key == "student.model":
+            source = resolve_model(value)
+            return source if isinstance(source, Path) else None
+        if isinstance(value, Path) and key.endswith(".deepspeed"):
+            return find_deepspeed(value)
+    except ConfigError:
+        return Path(value)  # the stage will say what is wrong with it
+    if value == "builtin":
+        return PHOTOGRAPHS
+    return value if isinstance(value, Path) else None
 
 
 def _contract_digest(stage: str) -> str:

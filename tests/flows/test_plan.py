@@ -43,6 +43,15 @@ def test_the_7b_recipe_on_three_pictures_lacks_only_key_and_weights() -> None:
     assert plan.memory["sft"]["total"] > plan.memory["sft"]["weights"] > 15
 
 
+def test_a_deepspeed_file_is_found_where_training_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped, missing = "pipeline_config/deepspeed/zero2.json", "pipeline_config/deepspeed/zero9.json"
+    config = load_config("qwen2_5_vl_7b", {**FIXTURE, "sft.deepspeed": shipped, "grpo.deepspeed": missing})
+    findings = [finding for finding in make_plan(config).findings if "deepspeed" in finding]
+    assert len(findings) == 1
+    assert findings[0].startswith(f"deepspeed {missing}: no such file; shipped in ")
+
+
 def test_missing_data_is_a_named_finding(tmp_path: Path) -> None:
     missing: dict[str, Any] = {**FIXTURE, "ingest.sources.0.images": str(tmp_path / "none")}
     assert any(

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.refs import Ref, Run, digest_of
-from pipeline_config.schema import PipelineConfig
+from pipeline_config.schema import CONFIG_FOLDER, PipelineConfig
 from tasks.launcher import cache
 from tasks.launcher.cache import CacheEntry, cache_key, content_digest, stage_digest
+from tasks.student import zero
 
 
 def settings(**changes: Any) -> PipelineConfig:
@@ -80,6 +81,38 @@ def test_the_checkpoint_a_config_names_counts(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"WEIGHTS")
     assert stage_digest("sft", config, {}) != before
     assert stage_digest("sft", settings(student={"model": "some/hub-id"}), {}) != stage_digest("sft", settings(), {})
+
+
+def test_a_checkpoint_below_the_users_folder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "model.safetensors").write_bytes(b"weights")
+    config = settings(student={"model": "~/student"})
+    before = stage_digest("sft", config, {})
+    (tmp_path / "student" / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert stage_digest("sft", config, {}) != before
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_an_edit_of_the_shipped_deepspeed_file_counts_from_any_folder(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "repository" / "pipeline_config"
+    shutil.copytree(CONFIG_FOLDER / "deepspeed", shipped / "deepspeed")
+    monkeypatch.setattr(zero, "CONFIG_FOLDER", shipped)
+    named = {"deepspeed": "pipeline_config/deepspeed/zero2.json", "optimiser": {"lr": 1e-4}}
+    config, found = settings(**{stage: named}), []
+    (tmp_path / "elsewhere").mkdir()
+    for text in (None, '{"zero_optimization": {"stage": 1}}'):
+        if text is not None:
+            (shipped / "deepspeed" / "zero2.json").write_text(text)
+        digests = set()
+        for folder in (tmp_path / "repository", tmp_path / "elsewhere"):
+            monkeypatch.chdir(folder)
+            digests.add(stage_digest(stage, config, {}))
+        assert len(digests) == 1, "the same student from both"
+        found += digests
+    assert found[0] != found[1]
 
 
 def test_large_files_are_known_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
