@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Literal
 
 import pytest
 
-from tasks.grpo.sampler import CurriculumSampler, ShuffledSampler, tier
+from pipeline_config.schema import SamplingConfig
+from tasks.grpo.sampler import CurriculumSampler, ShuffledSampler, make_sampler, tier
 
+ORDERS: tuple[Literal["shuffled", "curriculum"], ...] = ("shuffled", "curriculum")
 IDS = [f"d{i:02d}" for i in range(10)]
 
 
@@ -75,13 +78,26 @@ def test_prompts_are_drawn_in_proportion_to_their_weight() -> None:
 
 
 def test_every_rollout_moves_the_estimate() -> None:
-    sampler = CurriculumSampler(MINED, seed=0, floor=0.05, memory=0.5)
+    sampler = CurriculumSampler(MINED, seed=0, floor=0.05, memory=0.8)
     sampler.update({"open": [1.0] * 8, "lost": [1.0, 0.0]})
-    assert sampler.weight("open") == pytest.approx(0.75 * 0.25 + 0.05), "half of it still open"
-    assert sampler.weight("lost") == pytest.approx(0.25 * 0.75 + 0.05)
-    for _ in range(20):
+    assert sampler.weight("open") == pytest.approx(0.6 * 0.4 + 0.05), "four fifths of it still open"
+    assert sampler.weight("lost") == pytest.approx(0.1 * 0.9 + 0.05)
+    for _ in range(50):
         sampler.update({"open": [1.0] * 8})
     assert sampler.weight("open") == pytest.approx(0.05, abs=1e-4)
+
+
+def test_floor_and_memory_are_the_configurations() -> None:
+    config = SamplingConfig(order="curriculum", floor=0.01, memory=0.9)
+    sampler = make_sampler(config, MINED, seed=0)
+    assert isinstance(sampler, CurriculumSampler)
+    assert sampler.weight("lost") == pytest.approx(0.01)
+    sampler.update({"lost": [1.0]})
+    assert sampler.weight("lost") == pytest.approx(0.1 * 0.9 + 0.01)
+    assert isinstance(make_sampler(SamplingConfig(), MINED, seed=0), ShuffledSampler)
+    drawn = [make_sampler(SamplingConfig(order=order), MINED, seed).draw(4) for order in ORDERS for seed in (1, 2)]
+    assert drawn[0] != drawn[1]
+    assert drawn[2] != drawn[3]
 
 
 def test_tiers_follow_the_mean_accuracy() -> None:

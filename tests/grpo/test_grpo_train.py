@@ -27,6 +27,7 @@ from tasks.grpo.trainer import GrpoTrainer, whole_groups
 from tasks.launcher.job import Job
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.freeze import parameter_digest
+from tasks.student.trainer import checkpoint_state_of, last_complete
 
 MakeJob = Callable[..., Job]
 FIGURES = {
@@ -49,6 +50,13 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
 def rollouts(job: Job) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(job.folder / "rollouts.parquet").to_pylist()
     return rows
+
+
+def last_state(job: Job) -> dict[str, Any]:
+    """Sampler, expansion, guard and number of rollouts as the newest checkpoint keeps them."""
+    newest = last_complete(job.folder / "checkpoints")
+    assert newest is not None
+    return checkpoint_state_of(newest)
 
 
 class Interrupted(Exception):
@@ -136,6 +144,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(make_job: MakeJob, in
     assert rollouts(cut) == rollouts(whole)
     assert history(cut) == history(whole)
     assert json.loads((cut.out / "history.json").read_text())["probe"]["before"]["kept"] == 1, "not probed again"
+    states = [last_state(job) for job in (whole, cut)]
+    assert states[0] == states[1]
+    assert states[0]["guard"]["usual"] > 0
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.0}])
@@ -401,6 +412,7 @@ def test_an_interrupted_curriculum_goes_on_as_if_nothing_had_been(make_job: Make
     run(cut)
     assert rollouts(cut) == rollouts(whole)
     assert history(cut) == history(whole)
+    assert last_state(cut) == last_state(whole)
     assert all(torch.equal(tensor, weights(cut)[name]) for name, tensor in weights(whole).items())
 
 

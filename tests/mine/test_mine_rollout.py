@@ -6,22 +6,27 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.records import DIFFICULTY
-from pipeline_config.schema import ConfigError, PipelineConfig
+from data_contracts.records import DIALOGUES, DIFFICULTY
+from pipeline_config.schema import ConfigError, PipelineConfig, StudentConfig
 from tasks.launcher.job import Job
 from tasks.mine.rollout import choose_prompts, run
+from tasks.student.checkpoint import load_student
+from tasks.student.encode import Prompt
+from tasks.student.generate import generate
 
 
-def config(**mine: Any) -> PipelineConfig:
+def config(rewards: dict[str, Any] | None = None, **mine: Any) -> PipelineConfig:
     return PipelineConfig.model_validate(
         {
             "name": "test",
             "ingest": {"sources": [{"kind": "degrade", "name": "unused"}]},
             "sft": {"optimiser": {"lr": 1e-3}},
             "grpo": {"optimiser": {"lr": 1e-3}},
+            "rewards": rewards or {},
             "mine": mine,
         }
     )
@@ -69,3 +74,54 @@ def test_a_run_writes_one_row_per_prompt(student_folder: Path, tables: dict[str,
     again = Job(settings, inputs, tmp_path / "again", tmp_path, 3)
     run(again)
     assert pq.read_table(again.out).equals(table)
+
+
+def mined(folder: Path, settings: PipelineConfig, student: Path, dialogues: Path, seed: int = 3) -> dict[str, Any]:
+    """Rows of DIFFICULTY by dialogue."""
+    folder.mkdir()
+    run(Job(settings, {"dialogues": str(dialogues), "student": str(student)}, folder / "out", folder, seed))
+    return {row["dialogue_id"]: row for row in pq.read_table(folder / "out").to_pylist()}
+
+
+def test_a_prompt_is_judged_by_its_own_completions(
+    folders: dict[str, Path], tables: dict[str, Path], tmp_path: Path
+) -> None:
+    """The gold of every second dialogue is what this student says to it first of all; so they differ."""
+    student, dialogues = folders["qwen2_5_vl"], pq.read_table(tables["dialogues"]).to_pylist()
+    prompts = [Prompt(text=row["prompt"], media_path=row["media_path"]) for row in dialogues]
+    likeliest = generate(
+        load_student(str(student), StudentConfig()), prompts, temperature=0, max_new_tokens=6, batch_size=12, seed=0
+    )
+    said = {group[0].text: row for group, row in zip(likeliest, dialogues, strict=True)}
+    assert len(said) > 6
+    for i, (text, row) in enumerate(said.items()):
+        row["pairs"][0] |= {"problem_type": "OCR", "answer": text if i % 2 else "something else"}
+    pq.write_table(pa.Table.from_pylist(list(said.values()), schema=DIALOGUES), tmp_path / "dialogues.parquet")
+    settings = config(prompts=12, num_rollouts=2, max_new_tokens=6, top_p=1e-6, easy_pool=9)
+    found = mined(tmp_path / "mine", settings, student, tmp_path / "dialogues.parquet")
+    assert len(found) == len(said)
+    for i, (text, row) in enumerate(said.items()):
+        verdict = found[row["dialogue_id"]]
+        assert verdict["completions"] == [text] * 2
+        assert verdict["rewards"] == [i % 2, i % 2]
+        assert verdict["pool"] == ("easy" if i % 2 else "dropped")
+
+
+def test_rollouts_are_drawn_anew_from_every_seed(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> None:
+    settings = config(prompts=12, num_rollouts=3, max_new_tokens=6)
+    first, other = (mined(tmp_path / str(seed), settings, student_folder, tables["dialogues"], seed) for seed in (1, 2))
+    assert first.keys() == other.keys()
+    for dialogue_id, row in first.items():
+        assert len({*row["completions"], *other[dialogue_id]["completions"]}) == 6
+    for name, setting in {"cold": {"temperature": 1e-3}, "nucleus": {"top_p": 1e-6}}.items():
+        settings = config(prompts=12, num_rollouts=3, max_new_tokens=6, **setting)
+        rows = mined(tmp_path / name, settings, student_folder, tables["dialogues"])
+        assert all(len(set(row["completions"])) == 1 for row in rows.values())
+
+
+def test_a_completion_cut_at_the_limit_scores_what_the_configuration_says(
+    student_folder: Path, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = config({"truncated": 0.5, "untagged": "unparseable"}, prompts=12, num_rollouts=3, max_new_tokens=96)
+    rows = mined(tmp_path / "mine", settings, student_folder, tables["dialogues"])
+    assert {reward for row in rows.values() for reward in row["rewards"]} == {0.0, 0.5}

@@ -88,10 +88,14 @@ def test_the_loss_is_the_models_own(small_student: Path, dialogues: Path) -> Non
 
 
 def test_accumulation_changes_nothing(make_job: MakeJob) -> None:
+    """Nor does it scale the gradient before it is clipped, which the weights do not show: Adam divides by it."""
     at_once = make_job("at_once", batch_size=14, save_steps=99)
     in_parts = make_job("in_parts", batch_size=4, accumulate=4, save_steps=99)
     assert run(at_once)["steps"] == run(in_parts)["steps"] == 1
     assert_same(weights(at_once), weights(in_parts), atol=1e-4)
+    (one,), (other,) = (json.loads((job.out / "history.json").read_text())["steps"] for job in (at_once, in_parts))
+    assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.5}], ids=["full", "lora"])

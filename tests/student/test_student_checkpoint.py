@@ -62,6 +62,17 @@ def test_saving_replaces_what_stood_there(folders: dict[str, Path], tmp_path: Pa
     assert (tmp_path / "student" / "model.safetensors").exists()
 
 
+def test_new_adapters_have_the_rank_scale_and_dropout_of_the_configuration(folders: dict[str, Path]) -> None:
+    config = StudentConfig.model_validate({"lora": {"r": 4, "alpha": 12, "dropout": 0.25}})
+    network = load_student(str(folders["qwen2_5_vl"]), config, train=True).model
+    adapted = [module for module in network.modules() if hasattr(module, "lora_A")]
+    assert len(adapted) == 2 * 7, "every projection of attention and of the perceptron, in both layers"
+    for module in adapted:
+        assert module.lora_A["default"].out_features == 4
+        assert module.scaling["default"] == 12 / 4
+        assert module.lora_dropout["default"].p == 0.25
+
+
 def test_lora_saves_adapters_and_loads_on_its_base(folders: dict[str, Path], picture: Picture, tmp_path: Path) -> None:
     base = str(folders["qwen2_5_vl"])
     student = load_student(base, LORA, train=True)

@@ -212,6 +212,11 @@ def test_what_shapes_the_features_is_not_confused(load: Any, picture: Picture, t
     assert times_seen(load("qwen2_5_vl")) == 1
     assert times_seen(load(attention="eager")) == 1
     assert times_seen(load(precision="bfloat16")) == 1
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype), counted(student) as seen:
+            student.features.of([str(path)])
+            student.features.of([str(path)])
+        assert len(seen) == 1, "mixed precision makes others, of each kind"
     with torch.no_grad():
         student.model.model.visual.merger.mlp[0].weight.mul_(2)
         assert times_seen(student) == 0, "the merger is not part of them"

@@ -1,0 +1,129 @@
+"""What a step of GRPO makes of its configuration: each number that is only passed on changes what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import tasks.student.torchvision_operators  # noqa: F401  before anything imports torchvision
+
+# isort: split
+import torch
+
+from tasks.grpo.train import run
+from tasks.grpo.trainer import GrpoTrainer
+from tasks.launcher.job import Job
+
+MakeJob = Callable[..., Job]
+pytestmark = pytest.mark.usefixtures("letters_reward")
+
+
+def history(job: Job) -> list[dict[str, float]]:
+    steps: list[dict[str, float]] = json.loads((job.out / "history.json").read_text())["steps"]
+    return steps
+
+
+def rollouts(job: Job) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(job.folder / "rollouts.parquet").to_pylist()
+    return rows
+
+
+def groups(job: Job) -> list[list[dict[str, Any]]]:
+    """Rollouts by step and prompt."""
+    rows, size = rollouts(job), job.config.grpo.num_rollouts
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@pytest.mark.parametrize("loss_per", ["sample", "token", "constant"])
+def test_the_loss_of_the_first_update_is_that_of_its_rollouts(make_job: MakeJob, loss_per: str) -> None:
+    """The ratio is 1 there, so a token's loss is minus its advantage, whatever the model."""
+    job = make_job(steps=2, loss_per=loss_per, max_new_tokens=96)
+    run(job)
+    for entry in history(job):
+        rows = [row for row in rollouts(job) if row["step"] == entry["step"]]
+        lengths = np.array([row["num_tokens"] for row in rows])
+        assert len(set(lengths)) > 1
+        weights = {
+            "sample": np.full(len(rows), 1 / len(rows)),
+            "token": lengths / lengths.sum(),
+            "constant": lengths / (len(rows) * job.config.grpo.max_new_tokens),
+        }
+        expected = {name: -float(weight @ [row["advantage"] for row in rows]) for name, weight in weights.items()}
+        assert all(abs(expected[loss_per] - other) > 1e-3 for name, other in expected.items() if name != loss_per)
+        assert entry["loss"] == pytest.approx(expected[loss_per], abs=1e-5)
+
+
+@pytest.mark.parametrize("scale_by_std", [True, False])
+def test_advantages_are_divided_by_the_groups_deviation_where_that_is_wanted(
+    make_job: MakeJob, scale_by_std: bool
+) -> None:
+    job = make_job(steps=1, scale_by_std=scale_by_std)
+    run(job)
+    for group in groups(job):
+        rewards = np.array([row["reward"] for row in group])
+        divisor = rewards.std(ddof=1) + 1e-4 if scale_by_std else 1
+        assert [row["advantage"] for row in group] == pytest.approx((rewards - rewards.mean()) / divisor)
+
+
+def test_a_group_that_is_kept_keeps_its_advantages(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where more groups are rolled out than trained on, and the first of them are not those that are kept."""
+    trained: dict[int, list[tuple[int, float]]] = {}
+    real = GrpoTrainer._micro_loss
+
+    def looking(self: Any, model: Any, batch: Any, rows: slice, **settings: Any) -> torch.Tensor:
+        lengths = batch.completions.rows(rows).mask_BC.sum(1).tolist()
+        seen = trained.setdefault(self.state.global_step + 1, [])
+        seen += [(n, a) for n, a in zip(lengths, batch.advantages[rows].tolist(), strict=True) if a]
+        return real(self, model, batch, rows, **settings)
+
+    monkeypatch.setattr(GrpoTrainer, "_micro_loss", looking)
+    job = make_job(
+        steps=24, rubric="rare", batch_size=8, lr=1e-4, sampling={"order": "curriculum", "max_expansion": 4.0}
+    )
+    run(job)
+    others_first = 0
+    for step, seen in trained.items():
+        rows = [row for row in rollouts(job) if row["step"] == step]
+        chosen = [row for row in rows if row["trained"]]
+        others_first += not rows[0]["trained"] and bool(chosen)
+        assert seen == [(row["num_tokens"], pytest.approx(row["advantage"])) for row in chosen]
+    assert others_first
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("clip_high", "clip_low"), ("clip_low", "clip_high")])
+def test_each_side_of_the_ratio_has_its_own_bound(make_job: MakeJob, wide: str, narrow: str) -> None:
+    job = make_job(steps=2, inner_updates=4, lr=0.05, batch_size=8, **{wide: 1e6, narrow: 1e-3})
+    run(job)
+    assert all(entry[wide] == 0 for entry in history(job))
+    assert any(entry[narrow] > 0 for entry in history(job))
+
+
+def test_the_policy_that_trains_drops_nothing_out(make_job: MakeJob) -> None:
+    job = make_job(steps=2, config_student={"lora": {"r": 4, "alpha": 8, "dropout": 0.5}})
+    run(job)
+    assert all(entry["grad_norm"] > 0 for entry in history(job))
+    assert all(entry["logprob_gap"] < 1e-5 for entry in history(job))
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_distinct"),
+    [({}, 4), ({"temperature": 1e-3}, 1), ({"top_p": 1e-6}, 1)],
+    ids=["as is", "cold", "nucleus"],
+)
+def test_rollouts_have_the_temperature_and_the_nucleus_of_the_configuration(
+    make_job: MakeJob, settings: dict[str, float], num_distinct: int
+) -> None:
+    job = make_job(steps=1, **settings)
+    run(job)
+    assert [len({row["completion"] for row in group}) for group in groups(job)] == [num_distinct] * 2
+
+
+def test_the_training_forward_has_the_temperature_of_the_rollouts(make_job: MakeJob) -> None:
+    job = make_job(steps=1, temperature=0.6)
+    run(job)
+    assert history(job)[0]["logprob_gap"] < 1e-5
