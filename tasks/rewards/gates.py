@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 from tasks.rewards.answers.choice import option_texts
@@ -12,17 +13,25 @@ from tasks.rewards.answers.turn import TAGS
 from tasks.rewards.reward import Item, Outcome, reward
 
 MAX_CHARACTERS = 65_536  # read of a turn
-MIN_WORDS = 48  # shorter turns cannot repeat themselves badly
-N = 4
-MIN_DISTINCT = 0.35  # share of distinct 4-grams
+MIN_WORDS, WORDS = 48, 4  # shorter turns cannot repeat themselves badly; n of the n-grams of words
+MIN_LONG, LETTERS = 192, 16  # the same for letters of words that run on, as Thai and loops without spaces do
+LONG_WORD = 24
+MIN_DISTINCT = 0.35  # share of distinct n-grams
 LONGEST_RUN = 96  # of one character
 MIN_LETTERS, MAX_SHARE = 8, 0.04  # letters of a script that nobody wrote before, ours
 MAX_SYMBOL = 3  # Latin or Greek letters together that are a symbol, no word, ours
 
 
+# Chinese characters and kana are words; what stands between white space or them is one.
+_IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\s{_IDEOGRAPH}]+")
+
+
 def repeats_itself(text: str) -> bool:
-    """True if a text of at least 48 words has few distinct 4-grams of words, or one character runs on for long
-    (ours).
+    """True if a text of at least 48 words has few distinct 4-grams of words, or one character runs on for long (ours).
+
+    Every Chinese character and kana counts as a word. Words of more than 24 characters, which other scripts without
+    spaces and joined loops make, are judged together by the 16-grams of their letters, 192 letters or more.
     """
     text = text[:MAX_CHARACTERS]
     run, last = 0, ""
@@ -31,11 +40,16 @@ def repeats_itself(text: str) -> bool:
         last = character
         if run > LONGEST_RUN:
             return True
-    words = text.split()
-    if len(words) < MIN_WORDS:
+    words = _WORD.findall(text)
+    letters = [character for word in words if len(word) > LONG_WORD for character in word if character.isalpha()]
+    return _few_distinct(words, WORDS, MIN_WORDS) or _few_distinct(letters, LETTERS, MIN_LONG)
+
+
+def _few_distinct(units: Sequence[str], n: int, at_least: int) -> bool:
+    num_grams = len(units) - n + 1
+    if len(units) < at_least:
         return False
-    grams = {tuple(words[i : i + N]) for i in range(len(words) - N + 1)}
-    return len(grams) < MIN_DISTINCT * (len(words) - N + 1)
+    return len({tuple(units[i : i + n]) for i in range(num_grams)}) < MIN_DISTINCT * num_grams
 
 
 # Spelled with one another, in one language.
@@ -86,7 +100,8 @@ def mixes_languages(text: str, question: str) -> bool:
     "repetition_gate",
     judges="gate",
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
-    formula="0 if fewer than 35 % of the turn's 4-grams are distinct (48 words or more) or a character runs on; else 1",
+    formula="0 if fewer than 35 % of the turn's 4-grams of words are distinct (from 48 words on; a Chinese character is "
+    "a word), or of the 16-grams of letters in words that run on, or a character runs on; else 1",
     example=(
         {"problem_type": "mathematics", "answer": "1"},
         "<think>" + "wait wait " * 40 + "</think><answer>1</answer>",

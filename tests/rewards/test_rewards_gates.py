@@ -32,6 +32,42 @@ def test_prose_does_not_repeat_itself() -> None:
     assert repeats_itself("a" + "!" * 200)
 
 
+UNSPACED = {
+    "Chinese": (
+        "左边的桌子上有三个篮子，每个篮子里装着两个红苹果，一共六个。右边的桌子上还有两个篮子，每个里面是三个青苹果，也是六个。"
+        "把两张桌子加起来就是十二个苹果，没有哪个被数了两遍，因为桌子并不相连。长凳下面的木箱是空的，所以答案不变。",
+        "等一下，让我再检查一遍。",
+    ),
+    "Japanese": (
+        "左のテーブルには籠が三つあり、それぞれに赤いりんごが二個ずつ入っているので六個になる。右のテーブルにも籠が二つあって、"
+        "青いりんごが三個ずつだから、これも六個だ。合わせて十二個で、机は離れているため二重に数えたものはない。",
+        "もう一度確認します。",
+    ),
+    "Thai": (
+        "บนโต๊ะด้านซ้ายมีตะกร้าสามใบแต่ละใบมีแอปเปิลสีแดงสองผลรวมเป็นหกผลส่วนโต๊ะด้านขวามีตะกร้าอีกสองใบใบละสามผล"
+        "ก็ได้หกผลเช่นกันเมื่อนำมารวมกันจึงเป็นสิบสองผลและไม่มีผลใดถูกนับซ้ำเพราะโต๊ะทั้งสองตั้งอยู่ห่างกันส่วนลังไม้ใต้ม้านั่งนั้นว่างเปล่าคำตอบจึงไม่เปลี่ยน",
+        "รอสักครู่ขอตรวจสอบอีกครั้ง",
+    ),
+    "joined": ("".join(PROSE.split()), "waitletmecheckagain"),
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_loops_in_languages_without_spaces(language: str, rewards: RewardsConfig) -> None:
+    prose, phrase = UNSPACED[language]
+    assert not repeats_itself(prose)
+    assert repeats_itself(phrase * 30)
+    assert repeats_itself(prose + phrase * 100)
+    sample = {**SAMPLE, "question": prose}
+    assert score(sample, turn("<|begin_of_box|>12<|end_of_box|>", phrase * 30), rewards).total == 0.0
+
+
+def test_a_track_that_stands_still_is_no_loop() -> None:
+    boxes = [[0, 0, 0.5, 0.5]] * 8
+    assert not repeats_itself(turn(str(boxes)))
+    assert not repeats_itself(turn(str(boxes).replace(" ", "")))
+
+
 def test_mixed_scripts_earn_nothing(rewards: RewardsConfig) -> None:
     mixed = score(SAMPLE, turn("<|begin_of_box|>12<|end_of_box|>", "六个苹果加六个苹果等于十二个 so twelve"), rewards)
     assert mixed.total == 0.0
