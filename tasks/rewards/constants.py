@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from tasks.rewards.answers.boxes import Box, read_boxes
-from tasks.rewards.answers.numbers import read_number
+from tasks.rewards.answers.numbers import read_quantity
 from tasks.rewards.answers.spans import read_spans
 
 Sample = Mapping[str, Any]
@@ -51,7 +51,7 @@ def _all_read(golds: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
 
 
 def _numbers(golds: Sequence[str], questions: Sequence[Sample]) -> dict[str, str]:
-    numbers = _all_read(golds, read_number)
+    numbers = [quantity.value for quantity in _all_read(golds, read_quantity)]
     return {"mean": f"{fmean(numbers):.2f}", "median": f"{median(numbers):.2f}"} if numbers else {}
 
 

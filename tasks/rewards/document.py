@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline_config.rubrics import DEFAULT_RUBRICS
 from tasks.rewards import batch, score
-from tasks.rewards.answers import boxes, choice, numbers, quality, spans, subjects, turn
+from tasks.rewards.answers import boxes, choice, numbers, quality, spans, subjects, turn, units
 from tasks.rewards.metrics import challenge, constant, correlation, intervals, video
 from tasks.rewards.numeric import mean_relative_accuracy
 from tasks.rewards.reward import REWARDS, Reward
@@ -32,6 +32,9 @@ READERS: tuple[Callable[..., Any], ...] = (
     turn.split_numbered,
     choice.read_choice,
     numbers.read_quantity,
+    units.read_unit,
+    units.convert,
+    units.unit_asked,
     boxes.read_boxes,
     spans.read_spans,
     subjects.read_subjects,

@@ -100,7 +100,7 @@ def mixes_languages(text: str, question: str) -> bool:
     "repetition_gate",
     judges="gate",
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
-    formula="0 if fewer than 35 % of the turn's 4-grams of words are distinct (from 48 words on; a Chinese character is "
+    formula="0 if fewer than 35 % of the turn's 4-grams of words are distinct (from 48 words; a Chinese character is "
     "a word), or of the 16-grams of letters in words that run on, or a character runs on; else 1",
     example=(
         {"problem_type": "mathematics", "answer": "1"},

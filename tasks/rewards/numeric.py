@@ -1,17 +1,38 @@
-"""Rewards of numbers: equal, near, near by the custom of the subject."""
+"""Rewards of numbers: equal, near, near by the custom of the subject; in one unit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tasks.rewards.answers.expressions import agree, read_expression
-from tasks.rewards.answers.numbers import RAISED, RAISED_RUN, read_number, read_quantity
+from tasks.rewards.answers.numbers import Quantity, read_number, read_quantity
+from tasks.rewards.answers.units import convert, unit_asked
 from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
 
 MATHEMATICS, PHYSICS, CHART = 1e-6, 1e-5, 2.5e-2
-MIN_NAME = 5  # letters of a unit's name, where case does not matter: "Joules"; "Mmol" is a symbol, ours
 YEARS = range(1500, 2101)  # whole numbers of a chart in this range are years, ours
 RELATIVE_ACCURACY = tuple(0.5 + 0.05 * i for i in range(10))  # thresholds .5 .. .95
+
+
+def read_measure(field: str | None) -> Quantity | None:
+    """The quantity of a field, or its fraction "3/4" as one without a unit."""
+    value = read_number(field)
+    return read_quantity(field) or (None if value is None else Quantity(value, False, ""))
+
+
+def in_unit_of_gold(found: Quantity | None, gold: Quantity, item: Item) -> Quantity | Unread:
+    """The answer in the gold's unit, or where the gold bears none in the unit that the question asks for.
+
+    An answer without a unit is taken to be in it; one whose unit measures something else is unread.
+    """
+    if found is None:
+        return Unread("not one number, bare or with a known unit")
+    if not found.unit:
+        return found
+    unit = gold.unit or unit_asked(str(item.sample.get("question") or ""))
+    value = convert(found.value, found.unit, unit)
+    return Unread(f"{found.unit} is no {unit or 'bare number'}") if value is None else replace(found, value=value)
 
 
 @reward(
@@ -23,9 +44,10 @@ RELATIVE_ACCURACY = tuple(0.5 + 0.05 * i for i in range(10))  # thresholds .5 ..
 )
 def numerical(item: Item) -> Outcome:
     """Counting and computing. Thousands commas do not matter, a decimal mark does."""
-    gold, found = read_gold(read_quantity(item.gold)), read_quantity(item.answer)
-    if found is None:
-        return Unread("not one number")
+    gold = read_gold(read_quantity(item.gold))
+    found = in_unit_of_gold(read_quantity(item.answer), gold, item)
+    if isinstance(found, Unread):
+        return found
     return float(gold.decimal == found.decimal and round(gold.value, 2) == round(found.value, 2))
 
 
@@ -39,8 +61,9 @@ def numerical(item: Item) -> Outcome:
 )
 def regression(item: Item) -> Outcome:
     """Sizes and distances: the relative error, subtracted from one."""
-    gold, found = read_gold(read_number(item.gold)), read_number(item.answer)
-    return Unread("not one number") if found is None else 1 - min(relative_error(found, gold), 1.0)
+    gold = read_gold(read_measure(item.gold))
+    found = in_unit_of_gold(read_measure(item.answer), gold, item)
+    return found if isinstance(found, Unread) else 1 - min(relative_error(found.value, gold.value), 1.0)
 
 
 def relative_error(found: float, gold: float) -> float:
@@ -57,16 +80,8 @@ def mean_relative_accuracy(found: Sequence[float | None], gold: Sequence[float])
     return hits / (len(errors) * len(RELATIVE_ACCURACY)) if errors else 0.0
 
 
-def _unit_of(field: str) -> str:
-    """The unit of a quantity as units are compared: symbols as they stand (MW is not mW), long names in lower case."""
-    quantity = read_quantity(field)
-    unit = "".join(quantity.unit.split()) if quantity is not None else ""
-    unit = RAISED_RUN.sub(lambda found: f"^{found.group().translate(RAISED)}", unit)
-    return unit.lower() if unit.isalpha() and len(unit) >= MIN_NAME else unit
-
-
 def _within(item: Item, tolerance: float) -> Outcome:
-    """1 if |answer - gold| <= tolerance * |gold|, and the units agree where both are written.
+    """1 if |answer - gold| <= tolerance * |gold|, both in the gold's unit.
 
     What is no plain number is compared as an expression; a gold that is none either, as a text without white space.
     """
@@ -74,14 +89,16 @@ def _within(item: Item, tolerance: float) -> Outcome:
         return Unread("no answer")
     if "".join(item.gold.split()) == "".join(item.answer.split()):
         return 1.0
-    gold, found = read_number(item.gold), read_number(item.answer)
-    if gold is not None and found is not None:
-        units = _unit_of(item.gold), _unit_of(item.answer)
-        return float(abs(found - gold) <= tolerance * abs(gold) and ("" in units or units[0] == units[1]))
+    gold, measured = read_measure(item.gold), read_measure(item.answer)
+    if gold is not None and measured is not None:
+        found = in_unit_of_gold(measured, gold, item)
+        return (
+            found if isinstance(found, Unread) else float(abs(found.value - gold.value) <= tolerance * abs(gold.value))
+        )
     written = read_expression(item.answer)
     if written is not None and (expected := read_expression(item.gold)) is not None:
         return float(agree(expected, written, tolerance))
-    return Unread("no number or expression") if gold is not None else 0.0
+    return Unread("no number, bare or with a known unit, and no expression") if gold is not None else 0.0
 
 
 @reward(
@@ -100,7 +117,7 @@ def mathematics(item: Item) -> Outcome:
     "physics",
     judges="answer",
     source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-5)",
-    formula="1 if |answer - gold| <= 1e-5 * |gold| and the units agree where both are written, else 0",
+    formula="1 if |answer - gold| <= 1e-5 * |gold| in the gold's unit, else 0",
     example=({"problem_type": "physics", "answer": "9.81 m/s^2"}, "<think>x</think><answer>9.81</answer>", 1.0),
 )
 def physics(item: Item) -> Outcome:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline_config.schema import RewardsConfig
 from tasks.rewards.answers.numbers import read_number, read_quantity
+from tasks.rewards.answers.units import read_unit, unit_asked
 from tasks.rewards.examples import turn
 from tasks.rewards.numeric import mean_relative_accuracy
 from tasks.rewards.score import score
@@ -19,22 +20,22 @@ from tasks.rewards.score import score
         ("-7", -7.0, ""),
         ("+7", 7.0, ""),
         (".5", 0.5, ""),
-        ("1,234.5 kg", 1234.5, "kg"),
+        ("1,234.5 kg", 1234.5, "kilogram"),
         ("12,345,678", 12345678.0, ""),
-        ("$5", 5.0, ""),
-        ("50%", 50.0, "%"),
+        ("$5", 5.0, "dollar"),
+        ("50%", 50.0, "percent"),
         ("-2e3", -2000.0, ""),
-        ("9.81 m/s^2", 9.81, "m/s^2"),
-        ("20 °C", 20.0, "°C"),
-        ("3 square metres", 3.0, "square metres"),
+        ("9.81 m/s^2", 9.81, "metre / second ** 2"),
+        ("20 °C", 20.0, "degree_Celsius"),
+        ("3 square metres", 3.0, "metre ** 2"),
         ("−7", -7.0, ""),
         ("6.02×10^23", 6.02e23, ""),
         ("6.02 × 10²³", 6.02e23, ""),
         (r"$6.02 \times 10^{23}$", 6.02e23, ""),
-        ("3 x 10**-5 m", 3e-5, "m"),
-        ("1.6·10⁻¹⁹ C", 1.6e-19, "C"),
-        (r"9.81\,\text{m/s}^2", 9.81, "m/s^2"),
-        (r"\boxed{30^\circ}", 30.0, "°"),
+        ("3 x 10**-5 m", 3e-5, "metre"),
+        ("1.6·10⁻¹⁹ C", 1.6e-19, "coulomb"),
+        (r"9.81\,\text{m/s}^2", 9.81, "metre / second ** 2"),
+        (r"\boxed{30^\circ}", 30.0, "degree"),
     ],
 )
 def test_one_number_with_its_unit(field: str, value: float, unit: str) -> None:
@@ -58,10 +59,20 @@ def test_one_number_with_its_unit(field: str, value: float, unit: str) -> None:
         "about 3",
         "3, 4",
         "0 to 10",
+        "12 apples",
+        "3 dogs",
+        "9 am",
+        "3 m or kg",
+        "$5 kg",
     ],
 )
 def test_everything_else_is_no_number(field: str) -> None:
     assert read_quantity(field) is None
+
+
+def test_a_bare_number_bears_no_unit() -> None:
+    assert read_number("3.42") == 3.42
+    assert read_number("3.42 km") is None
 
 
 def test_fractions_are_read_as_numbers_only() -> None:
@@ -147,6 +158,66 @@ def test_tolerances_of_glm(problem_type: str, gold: str, answer: str, expected: 
     assert scored.accuracy == expected
     assert scored.parts["format_boxed"] == 1.0
     assert scored.total == expected + 1.0
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "question", "gold", "answer", "expected"),
+    [
+        ("regression", "How long is the room, in metres?", "4.2", "4.2 m", 1.0),
+        ("regression", "How long is the room, in metres?", "4.2", "420 cm", 1.0),
+        ("regression", "How long is the room, in metres?", "4.2", "4.2 km", 0.0),
+        ("regression", "How long is the room, in metres?", "4.2", "4.2 kg", 0.0),
+        ("regression", "How long is the room?", "4.2", "4.2 km", 0.0),
+        ("regression", "How long is the room?", "4.2 m", "4200 mm", 1.0),
+        ("numerical", "How many apples are there?", "12", "12 apples", 0.0),
+        ("numerical", "How many minutes?", "90", "90 minutes", 1.0),
+        ("numerical", "How many minutes?", "90", "90 s", 0.0),
+        ("numerical", "What does it cost, in dollars?", "5", "$5", 1.0),
+        ("chart", "What percentage is blue?", "50", "50%", 1.0),
+        ("chart", "How large is the share?", "0.5", "50%", 1.0),
+        ("physics", "How much power?", "5 mW", "5 MW", 0.0),
+        ("physics", "How much power?", "5 mW", "0.005 W", 1.0),
+        ("physics", "How warm?", "293.15 K", "20 °C", 1.0),
+        ("physics", "How fast?", "10 m/s", "36 km/h", 1.0),
+        ("physics", "How fast?", "10 m/s", "10 m s^-1", 1.0),
+    ],
+)
+def test_units_are_converted_or_refused(
+    problem_type: str, question: str, gold: str, answer: str, expected: float, rewards: RewardsConfig
+) -> None:
+    sample = {"problem_type": problem_type, "question": question, "answer": gold}
+    assert score(sample, turn(answer), rewards).accuracy == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "named"),
+    [
+        ("KILOMETRES", "kilometre"),
+        ("km/h", "kilometre / hour"),
+        ("kilometres per hour", "kilometre / hour"),
+        ("J/(kg·K)", "joule / kelvin / kilogram"),
+        ("m·s⁻²", "metre / second ** 2"),
+        ("sq. ft", "foot ** 2"),
+        ("nautical miles", "nautical_mile"),
+        ("kΩ", "kiloohm"),
+        ("degrees Celsius", "degree_Celsius"),
+        ("mW", "milliwatt"),
+        ("MW", "megawatt"),
+        ("cats", None),
+        ("KM", None),
+        ("m(", None),
+        ("", None),
+    ],
+)
+def test_names_of_units(spelled: str, named: str | None) -> None:
+    assert read_unit(spelled) == named
+
+
+def test_the_unit_a_question_asks_for() -> None:
+    assert unit_asked("How tall (in cm) is the man?") == "centimetre"
+    assert unit_asked("How big is the room in square meters?") == "metre ** 2"
+    assert unit_asked("How many apples are in the picture?") == ""
+    assert unit_asked("Is it longer in feet or in metres?") == ""
 
 
 def test_mean_relative_accuracy() -> None:

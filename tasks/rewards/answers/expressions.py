@@ -12,7 +12,8 @@ import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tasks.rewards.answers.numbers import RAISED, RAISED_RUN, plain_notation
+from tasks.rewards.answers.numbers import plain_notation
+from tasks.rewards.answers.units import RAISED, RAISED_RUN
 
 if TYPE_CHECKING:
     from sympy import Expr

@@ -6,13 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 
+from tasks.rewards.answers.units import RAISED, UNIT, read_unit
+
 _NUMBER = r"[+-]?(?:\d{1,3}(?:,\d{3}){1,5}(?:\.\d{0,30})?|\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,3})?"
-# One word; two only where the first is known to need another, or any word beside the number would be a unit.
-_UNIT = (
-    r"(?:(?:[Ss]quare|[Cc]ubic|[Nn]autical|[Dd]egrees?) )?"
-    r"[A-Za-z%°µμΩ$€£¥][A-Za-z%°µμΩ/·*.^²³⁻¹-]{0,15}(?:\^?-?[23])?"
-)
-_QUANTITY = re.compile(rf"(?:[$€£¥]\s?)?({_NUMBER})(?:\s{{0,4}}({_UNIT}))?\.?")
+_QUANTITY = re.compile(rf"([$€£¥]\s?)?({_NUMBER})(?:\s{{0,4}}({UNIT}))?\.?")
 _FRACTION = re.compile(r"([+-]?\d{1,15})\s{0,2}/\s{0,2}(\d{1,15})")
 
 _WRAPPED = re.compile(r"\$([^$]*)\$|\\\((.*)\\\)|\\boxed\s?\{(.*)\}", re.DOTALL)
@@ -23,13 +20,11 @@ _SCIENTIFIC = re.compile(
     r"([+-]?\d{1,30}(?:\.\d{0,30})?)\s?(?:×|·|⋅|\*|x|\\times|\\cdot)\s?10"
     r"(?:\s?(?:\^|\*\*)\s?(?:([+-]?\d{1,3})|\{\s?([+-]?\d{1,3})\s?\}|\(([+-]?\d{1,3})\))|([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,3}))(?![\d.^*])"
 )
-RAISED_RUN = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4}")
-RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number as it was written. decimal: it bears a decimal mark. unit: "" if none."""
+    """A number as it was written. decimal: it bears a decimal mark. unit: by the name of `read_unit`, "" if none."""
 
     value: float
     decimal: bool
@@ -55,24 +50,27 @@ def plain_notation(field: str) -> str:
 def read_quantity(field: str | None) -> Quantity | None:
     """The field's one number: "3.42", "1,234.5 kg", "$5", "50%", "-2e3", "6.02×10^23"; None if it holds anything else.
 
-    A range or a sentence ("a number between 0 and 10") is no number. Finite values only.
+    A range or a sentence ("a number between 0 and 10") is no number, and a word that is no known unit ("12 apples")
+    makes it a sentence. Finite values only.
     """
     if field is None or len(field) > 128:
         return None
     found = _QUANTITY.fullmatch(plain_notation(field))
     if found is None:
         return None
-    value = float(found.group(1).replace(",", ""))
-    if not math.isfinite(value):
+    currency, number, unit = found.groups()
+    named = "" if currency is None and unit is None else read_unit(currency or unit)
+    value = float(number.replace(",", ""))
+    if not math.isfinite(value) or named is None or (currency and unit):
         return None
-    return Quantity(value, "." in found.group(1), (found.group(2) or "").rstrip(".").strip())
+    return Quantity(value, "." in number, named)
 
 
 def read_number(field: str | None) -> float | None:
-    """The value of `read_quantity`, or of a plain fraction "3/4"."""
+    """The value of a number without a unit, or of a plain fraction "3/4"; None for anything else."""
     quantity = read_quantity(field)
     if quantity is not None:
-        return quantity.value
+        return None if quantity.unit else quantity.value
     fraction = _FRACTION.fullmatch(plain_notation(field)) if field is not None and len(field) <= 128 else None
     if fraction is None or int(fraction.group(2)) == 0:
         return None
