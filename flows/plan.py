@@ -9,9 +9,11 @@ teacher, writes nothing under the home.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import Any
 
 from data_contracts.check import ContractError
 from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
-from tasks.student.precision import settled
+from tasks.student.duration import Sizes, combined, expected_seconds, in_words, vision_tokens
+from tasks.student.precision import choice_for, settled
 
 SAMPLED_FILES = 24  # of each source: read, expanded into questions, their gold scored
 
@@ -29,7 +32,8 @@ class Plan:
     """findings: one sentence each, with its cure; the plan can be run if there are none.
 
     num_samples, num_questions, num_asked, prompt_tokens: expected of the whole run, from what the sampled files gave;
-    num_asked: questions of the training split; prompt_tokens: of one try at each of them.
+    num_asked: questions of the training split; prompt_tokens: of one try at each of them; sizes: of each source's
+    dialogues. seconds: of the stages that run the student, on this machine.
     """
 
     config: PipelineConfig
@@ -40,6 +44,8 @@ class Plan:
     num_questions: float = 0.0
     num_asked: float = 0.0
     prompt_tokens: float = 0.0
+    sizes: list[Sizes] = field(default_factory=list)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -47,13 +53,16 @@ def make_plan(config: PipelineConfig) -> Plan:
     """Check everything a run needs; what is missing is a finding, never an exception."""
     with tempfile.TemporaryDirectory() as folder:
         config, precision = settled(config, Path(folder))
+        operations = choice_for(Path(folder)).operations
     plan = Plan(config, precision)
     _check_sources(plan)
     plan.findings += [*_teacher_findings(config), *_student_findings(config), *_deepspeed_findings(config)]
     try:
-        from tasks.student.memory import estimate_memory
+        from tasks.student.memory import estimate_memory, model_shape
 
         plan.memory = estimate_memory(config)
+        if plan.sizes:
+            plan.seconds = expected_seconds(config, model_shape(config), combined(plan.sizes), operations)
     except ConfigError as error:
         plan.findings.append(str(error))
     plan.findings = list(dict.fromkeys(plan.findings))
@@ -112,6 +121,7 @@ def _expect(plan: Plan, source: Any, items: list[Any], sampled: list[tuple[Any, 
     plan.num_samples += sum(samples.values())
     plan.num_questions += sum(samples.values()) * per_sample
     plan.num_asked += samples["train"] * per_sample
+    plan.sizes.append(_sizes(plan.config, samples, sampled))
     teacher = plan.config.annotate.teacher
     if isinstance(teacher, OpenAITeacher):
         from tasks.annotate.openai_teacher import prompt_tokens
@@ -123,6 +133,41 @@ def _expect(plan: Plan, source: Any, items: list[Any], sampled: list[tuple[Any, 
         ]
         tokens = sum(prompt_tokens(teacher, question, sample) for sample, question in shown)
         plan.prompt_tokens += samples["train"] * tokens / len(sampled)
+
+
+def _sizes(
+    config: PipelineConfig, samples: Mapping[str, float], sampled: list[tuple[Any, list[dict[str, Any]]]]
+) -> Sizes:
+    """Of the dialogues that so many samples of each split will give, if all are like those sampled."""
+    compress = config.compress
+    by_sample = [Counter(question["sub_task"] for question in questions) for _, questions in sampled]
+
+    def dialogues(counts: Counter[str]) -> dict[str, int]:
+        if compress.merge_by is None:
+            return dict(counts)
+        if "sub_task" not in compress.merge_by:
+            return {"mixed": math.ceil(sum(counts.values()) / compress.max_pairs)}
+        return {name: math.ceil(count / compress.max_pairs) for name, count in counts.items()}
+
+    per_sample = [dialogues(counts) for counts in by_sample]
+    num_dialogues = sum(sum(counts.values()) for counts in per_sample) / len(sampled)
+    seen = sum(config.sft.repeats.get(name, 1) * count for counts in per_sample for name, count in counts.items())
+    questions = [question for _, questions in sampled for question in questions]
+    num_merged = max(1.0, num_dialogues * len(sampled))
+
+    def tokens(*columns: str) -> float:
+        characters = sum(len(str(question.get(column) or "")) for question in questions for column in columns)
+        return characters / compress.characters_per_token / num_merged
+
+    return Sizes(
+        num_train=samples["train"] * num_dialogues,
+        num_test=samples["test"] * num_dialogues,
+        num_pictures=samples["train"],
+        seen=samples["train"] * seen / len(sampled),
+        vision=sum(vision_tokens(s.probed.width, s.probed.height, config) for s, _ in sampled) / len(sampled),
+        prompt=tokens("question", "options"),
+        response=tokens("answer") + compress.max_think_tokens,
+    )
 
 
 def _teacher_findings(config: PipelineConfig) -> Iterator[str]:
@@ -230,6 +275,9 @@ def print_plan(plan: Plan) -> None:
     for stage, what in lines:
         print(f"  {stage:9} {what}")
     print(plan.precision)
+    if plan.seconds:
+        shown = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in plan.seconds.items())
+        print(f"Expected on this machine, to a factor of two: {shown}")
     for stage, parts in plan.memory.items():
         print(f"Memory per device, {stage}: " + ", ".join(f"{name} {gib:.1f} GiB" for name, gib in parts.items()))
     for finding in plan.findings:

@@ -29,10 +29,14 @@ from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.launcher.cache import SECTIONS, CacheEntry, cache_key, stage_digest
 from tasks.launcher.child import LOGGER, ChildFailed, run_child
 from tasks.launcher.job import DiskFull, Job, disk_full
+from tasks.launcher.pace import Pace, likely_cause
 from tasks.launcher.publish import disk_space, move_in, write_table
 from tasks.launcher.source import source_digest
 from tasks.launcher.terminal import Progress
 from tasks.lineage.store import Lineage
+from tasks.student.duration import expected_seconds, sizes_of
+from tasks.student.memory import model_shape
+from tasks.student.precision import choice_for
 from tasks.tracking.runs import Call, MetricPoint, Tracking
 
 RETRY_DELAYS = [2, 8, 30]  # seconds
@@ -93,6 +97,7 @@ class Stage:
         source = source_digest(name)
         self.run_id = self.lineage.record_stage(run, name, self.inputs, source, self.mlflow_run_id, url)
         self._progress = Progress(name, LOGGER)
+        self._pace: Pace | None = None
         self._points: list[MetricPoint] = []
         self._flushed = time.monotonic()
 
@@ -106,6 +111,7 @@ class Stage:
         different names. Its progress is shown as the stage's, its metrics go to the stage's MLflow run.
         """
         folder = self.folder / (name or module.rpartition(".")[2])
+        self._pace = self._expected_pace()
         job = Job(
             config=self.config,
             inputs={key: ref.uri for key, ref in self.inputs.items()},
@@ -161,6 +167,8 @@ class Stage:
     def progress(self, done: float, total: float, **figures: float) -> None:
         """How far the stage is: a bar with the time left in a terminal, else a log line now and then."""
         self._progress.update(done, total, **figures)
+        if self._pace is not None:
+            self._pace.update(done, total)
 
     def note(self, **facts: Any) -> None:
         """Numbers and short words that go to the lineage, the summary and the stage's table in Prefect's UI."""
@@ -182,6 +190,19 @@ class Stage:
             for ref in self.inputs.values():
                 self.tracking.log_dataset(run_id, ref, "input")
         return run_id
+
+    def _expected_pace(self) -> Pace | None:
+        """None for a stage that runs no student, and where the student's size is not known before it is loaded."""
+        if "student" not in SECTIONS[self.name] or "dialogues" not in self.inputs:
+            return None
+        try:
+            shape = model_shape(self.config)
+        except ConfigError:
+            return None
+        choice = choice_for(Path(self.run.home))
+        sizes = sizes_of(self.inputs["dialogues"].path, self.config)
+        expected = expected_seconds(self.config, shape, sizes, choice.operations)[self.name]
+        return Pace(self.name, expected, lambda: likely_cause(self.config.student, choice), LOGGER.warning)
 
     def _child_environment(self) -> dict[str, str]:
         environment = {}
