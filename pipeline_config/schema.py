@@ -215,6 +215,7 @@ class ModelShape(Section):
     hidden: Count
     layers: Count
     vocabulary: Count
+    kv_width: Count = Field(description="key-value heads times head width")
 
 
 class StudentConfig(Section):
@@ -230,6 +231,11 @@ class StudentConfig(Section):
     lora: LoraConfig | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
+    prefill_tokens: Count = Field(
+        32768,
+        description="of prompts computed together when sampling, at most, vision tokens and padding included; a longer "
+        "prompt is computed alone",
+    )
     features_gigabytes: Annotated[float, Field(ge=0)] = Field(
         10.0,
         description="of features of pictures under a frozen vision tower, kept on disk under the home, the least "

@@ -1,10 +1,10 @@
 """Every student answers the same held-out dialogues, in a child process.
 
-    python -m tasks.evaluate.answer JOB.json
+    python -m tasks.evaluate.answer JOB.json        (under torchrun where there is more than one device)
 
 inputs: ``dialogues``, ``sft``, ``grpo`` and, where there is one, ``champion``. Writes the EVALUATION table to
-``job.out``. One student is loaded at a time and answers greedily; the finished rows of each stand in ``job.folder``, so
-that a retry begins with the student that was cut off.
+``job.out``. One student is loaded at a time and answers greedily. Dialogues are shared by the processes and answers
+written in parts under ``job.folder/parts`` as they end, so that a child that was killed goes on with those it lacks.
 
 Two rows are blind (ours): ``constant`` gives, per question kind, the answer that scores best on the training set, and
 ``swapped`` is the SFT student shown pictures of other photographs. What a score owes to seeing is what exceeds them.
@@ -13,17 +13,16 @@ Two rows are blind (ours): ``constant`` gives, per question kind, the answer tha
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.records import EVALUATION
 from tasks.evaluate.items import choose, evaluation_rows, swap_pictures
-from tasks.launcher.job import Job, child_main, progress
+from tasks.launcher.job import Job, child_main, is_rank_zero, progress
+from tasks.launcher.parts import Parts, write_rows
 from tasks.student.turns import assistant_turn, merge_answers
 
 Row = Mapping[str, Any]
@@ -47,20 +46,23 @@ def run(job: Job) -> dict[str, Any]:
     dialogues = pq.read_table(job.inputs["dialogues"]).to_pylist()
     chosen = choose(dialogues, job.config.evaluate.prompts, job.seed)
     blind = constant_rows(dialogues, chosen, job)
-    parts: dict[str, list[dict[str, Any]]] = {}
     sittings = _sittings(job, chosen)
+    parts = {
+        sitting.name: Parts(job.folder / "parts" / sitting.name, EVALUATION, "dialogue_id") for sitting in sittings
+    }
     for place, sitting in enumerate(sittings):
-        part = job.folder / f"{sitting.name}.parquet"
-        if not part.exists():
-            _write(_answer(job, sitting, chosen, place, len(sittings)), part)
-        parts[sitting.name] = pq.read_table(part).to_pylist()
-        parts.setdefault("constant", blind)  # in tables it follows the base
-    _write([row for rows in parts.values() for row in rows], job.out)
+        _answer(job, sitting, chosen, parts[sitting.name], place, len(sittings))
+    if not is_rank_zero():
+        return {}
+    asked = [row["dialogue_id"] for row in chosen]
+    base, *others = (parts[sitting.name].whole(asked).to_pylist() for sitting in sittings)
+    students = [base, blind, *others]
+    write_rows(job.out, [row for rows in students for row in rows], EVALUATION)
     return {
         "num_dialogues": len(chosen),
         "num_questions": sum(len(row["pairs"]) for row in chosen),
         "num_photographs": len({row["source_photograph"] for row in chosen}),
-        "num_students": len(parts),
+        "num_students": len(students),
     }
 
 
@@ -102,39 +104,37 @@ def _sittings(job: Job, chosen: Sequence[Row]) -> list[Sitting]:
     return sittings + ([Sitting("champion", job.inputs["champion"], own)] if "champion" in job.inputs else [])
 
 
-def _answer(job: Job, sitting: Sitting, chosen: Sequence[Row], place: int, num_sittings: int) -> list[dict[str, Any]]:
-    """One student's rows. place: how many students have answered before, for the progress of all."""
+def _answer(job: Job, sitting: Sitting, chosen: Sequence[Row], parts: Parts, place: int, num_sittings: int) -> None:
+    """Add one student's rows about each dialogue that this process has to ask.
+
+    place: how many students have answered before, for the progress of all.
+    """
+    row_of = {row["dialogue_id"]: row for row in chosen}
+    own = [row_of[dialogue_id] for dialogue_id in parts.own(list(row_of))]
+    if not own:
+        return
     from tasks.rewards.score import score
     from tasks.student.checkpoint import load_student
     from tasks.student.encode import Prompt
-    from tasks.student.generate import generate
+    from tasks.student.generate import completed
 
     settings = job.config.evaluate
-    student = load_student(sitting.model, job.config.student)
-    completions = generate(
-        student,
-        [Prompt(text=row["prompt"], media_path=sitting.pictures[row["media_path"]]) for row in chosen],
+    groups = completed(
+        load_student(sitting.model, job.config.student),
+        [Prompt(text=row["prompt"], media_path=sitting.pictures[row["media_path"]]) for row in own],
         temperature=0.0,
         max_new_tokens=settings.max_new_tokens,
         max_think_tokens=settings.max_think_tokens,
         batch_size=settings.batch_size,
         seed=job.seed,
-        on_progress=_progress_of(place, num_sittings),
     )
-    del student
-    gc.collect()
-    rows = []
-    for row, (completion,) in zip(chosen, completions, strict=True):
+    for done, (number, (completion,)) in enumerate(groups, 1):
+        row = own[number]
         scored = score(row, completion.text, job.config.rewards, truncated=completion.truncated)
-        rows += evaluation_rows(sitting.name, row, completion.text, scored.pair_answers, scored.pair_accuracy)
-    return rows
-
-
-def _progress_of(place: int, num_sittings: int) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        progress(place * total + done, num_sittings * total, student=place + 1)
-
-    return report
+        parts.add(evaluation_rows(sitting.name, row, completion.text, scored.pair_answers, scored.pair_accuracy))
+        progress(place * len(own) + done, num_sittings * len(own), student=place + 1)
+    parts.close()
+    gc.collect()  # the student, before the next is loaded
 
 
 def _size(path: str) -> tuple[int, int]:
@@ -142,12 +142,6 @@ def _size(path: str) -> tuple[int, int]:
 
     with Image.open(path) as picture:
         return picture.size
-
-
-def _write(rows: Sequence[Row], path: Path) -> None:
-    beside = path.with_name(f"{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=EVALUATION), beside)
-    beside.replace(path)
 
 
 if __name__ == "__main__":

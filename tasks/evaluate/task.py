@@ -26,7 +26,7 @@ def evaluate(
 
         from tasks.evaluate.scores import flat, summarise
 
-        stage.note(**stage.child("tasks.evaluate.answer"))
+        stage.note(**stage.child("tasks.evaluate.answer", devices=config.student.devices))
         table = pq.read_table(stage.folder / "answer" / "out")
         scores = summarise(table.to_pylist(), config.evaluate.replicates, config.seed)
         scores["champion_digest"] = champion.digest if champion else None

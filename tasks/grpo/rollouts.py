@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_contracts.records import ROLLOUTS
 from data_contracts.refs import text_digest
+from tasks.launcher.parts import read_rows, write_rows
 
 _PART = re.compile(r"step-(\d+)-rank-(\d+)\.parquet")
 
@@ -27,12 +25,8 @@ def rollout_id(stage_run: str, step: int, dialogue_id: str, rollout: int) -> str
 
 def write_part(folder: Path, step: int, rank: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one rank's rows of one step (keys of ROLLOUTS, ``parts`` a dict), replacing what stood there."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:06d}-rank-{rank:03d}.parquet"
-    table = pa.Table.from_pylist([{**row, "parts": list(row["parts"].items())} for row in rows], schema=ROLLOUTS)
-    beside = path.with_suffix(".part")
-    pq.write_table(table, beside)
-    beside.replace(path)
+    write_rows(path, [{**row, "parts": list(row["parts"].items())} for row in rows], ROLLOUTS)
 
 
 def discard_after(folder: Path, step: int) -> int:
@@ -45,12 +39,9 @@ def discard_after(folder: Path, step: int) -> int:
 
 def merge_parts(folder: Path, out: Path) -> int:
     """Write all parts as one Parquet file in the order of steps and ranks; the number of rows."""
-    tables = [pq.read_table(path, schema=ROLLOUTS) for path, _ in sorted(_parts(folder))]
-    table = pa.concat_tables(tables) if tables else ROLLOUTS.empty_table()
-    beside = out.with_suffix(".part")
-    pq.write_table(table, beside)
-    beside.replace(out)
-    return table.num_rows
+    table = read_rows([path for path, _ in sorted(_parts(folder))], ROLLOUTS)
+    write_rows(out, table, ROLLOUTS)
+    return int(table.num_rows)
 
 
 def _parts(folder: Path) -> list[tuple[Path, int]]:

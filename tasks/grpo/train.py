@@ -92,9 +92,9 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
         before = _probe_before(job, student, probed)
     history, engine = _train(job, args, student, {i: dialogues[i] for i in pool}, sampler, num_prompts, callbacks)
     with whole_weights(student.model, engine):
+        probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
         if not is_rank_zero():
             return {}
-        probes = {"before": before, "after": _probe(job, student, probed)} if probed else {}
         num_rollouts = merge_parts(job.folder / "rollouts", job.folder / ROLLOUTS_FILE)
         save_student(student, job.out, history={"steps": history, "probe": probes})
     return {
@@ -171,12 +171,16 @@ def grpo_arguments(config: PipelineConfig, folder: Path, seed: int, num_prompts:
 
 
 def _probe_before(job: Job, student: Student, probed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The probe of the student GRPO starts from: taken once, on rank 0, and read from disk after a restart."""
+    """The probe of the student GRPO starts from: taken once, and read from disk after a restart."""
     path = job.folder / PROBE_FILE
-    if not probed or not is_rank_zero():
+    if not probed:
         return {}
+    # No process can find the file of another's probe here: a probe ends with what all have sampled.
     if not path.is_file():
-        write_atomically(path, json.dumps(_probe(job, student, probed)))
+        figures = _probe(job, student, probed)
+        if is_rank_zero():
+            write_atomically(path, json.dumps(figures))
+        return figures
     before: dict[str, Any] = json.loads(path.read_text())
     return before
 

@@ -100,9 +100,14 @@ class Job:
         )
 
 
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of processes: (0, 1) alone, torchrun's where it started them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_rank_zero() -> bool:
     """True in a single process and in the first rank under torchrun."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank_and_world()[0] == 0
 
 
 def progress(done: float, total: float, **figures: float) -> None:

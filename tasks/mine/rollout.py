@@ -1,15 +1,18 @@
 """Mining in a child process: k rollouts of training prompts by the SFT student, and which prompts they make hard.
 
-    python -m tasks.mine.rollout JOB.json
+    python -m tasks.mine.rollout JOB.json        (under torchrun where there is more than one device)
 
-inputs: ``dialogues``, ``student``. Writes the DIFFICULTY table to ``job.out``, whole or not at all.
+inputs: ``dialogues``, ``student``. Prompts are shared by the processes and written in parts under ``job.folder/parts``
+as they end, so that a child that was killed goes on with those it lacks. Writes the DIFFICULTY table to ``job.out``,
+whole or not at all.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +20,12 @@ import pyarrow.parquet as pq
 
 from data_contracts.records import DIFFICULTY
 from pipeline_config.schema import ConfigError, PipelineConfig
-from tasks.launcher.job import Job, child_main, progress
+from tasks.launcher.job import Job, child_main, is_rank_zero, progress
+from tasks.launcher.parts import Parts, write_rows
 from tasks.mine.select import Mined, select, summary
 
-if TYPE_CHECKING:
-    from tasks.student.checkpoint import Student
-
 Row = Mapping[str, Any]
+MINED = pa.schema([DIFFICULTY.field(name) for name in ("dialogue_id", "sub_task", "rewards", "completions")])
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -31,21 +33,20 @@ def run(job: Job) -> dict[str, Any]:
 
     Raises ConfigError: no training dialogue of the wanted sub-tasks.
     """
-    from tasks.student.checkpoint import load_student
-
     config = job.config
     chosen = choose_prompts(pq.read_table(job.inputs["dialogues"]).to_pylist(), config, job.seed)
-    student = load_student(job.inputs["student"], config.student)
+    parts = Parts(job.folder / "parts", MINED, "dialogue_id")
+    roll_out(job, chosen, parts)
+    if not is_rank_zero():
+        return {}
     rows = select(
-        roll_out(student, chosen, config, job.seed),
+        [Mined(**row) for row in parts.whole([row["dialogue_id"] for row in chosen]).to_pylist()],
         right_above=config.mine.right_above,
         easy_pool=config.mine.easy_pool,
         random_control=config.mine.random_control,
         seed=job.seed,
     )
-    beside = job.out.with_name(f"{job.out.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=DIFFICULTY), beside)
-    beside.replace(job.out)
+    write_rows(job.out, rows, DIFFICULTY)
     return summary(rows)
 
 
@@ -66,33 +67,41 @@ def choose_prompts(dialogues: Sequence[Row], config: PipelineConfig, seed: int) 
     return [row for _, _, row in sorted(turns, key=lambda t: t[:2])][: config.mine.prompts]
 
 
-def roll_out(student: Student, dialogues: Sequence[Row], config: PipelineConfig, seed: int) -> list[Mined]:
-    """``mine.num_rollouts`` scored completions of each dialogue."""
+def roll_out(job: Job, chosen: Sequence[Row], parts: Parts) -> None:
+    """Add ``mine.num_rollouts`` scored completions of each dialogue that this process has to roll out."""
+    number_of = {row["dialogue_id"]: number for number, row in enumerate(chosen)}
+    numbers = [number_of[dialogue_id] for dialogue_id in parts.own(list(number_of))]
+    if not numbers:
+        return
     from tasks.rewards.score import score
+    from tasks.student.checkpoint import load_student
     from tasks.student.encode import Prompt
-    from tasks.student.generate import generate
+    from tasks.student.generate import completed
 
-    completions = generate(
-        student,
-        [Prompt(text=row["prompt"], media_path=row["media_path"]) for row in dialogues],
+    config = job.config
+    groups = completed(
+        load_student(job.inputs["student"], config.student),
+        [Prompt(text=chosen[number]["prompt"], media_path=chosen[number]["media_path"]) for number in numbers],
         num_rollouts=config.mine.num_rollouts,
         temperature=config.mine.temperature,
         top_p=config.mine.top_p,
         max_new_tokens=config.mine.max_new_tokens,
         max_think_tokens=config.mine.max_think_tokens,
         batch_size=config.mine.batch_size,
-        seed=seed,
-        on_progress=progress,
+        seed=job.seed,
+        numbers=numbers,
     )
-    return [
-        Mined(
+    for done, (place, group) in enumerate(groups, 1):
+        row = chosen[numbers[place]]
+        mined = Mined(
             dialogue_id=row["dialogue_id"],
             sub_task=row["sub_task"],
             rewards=[score(row, c.text, config.rewards, truncated=c.truncated).accuracy for c in group],
             completions=[c.text for c in group],
         )
-        for row, group in zip(dialogues, completions, strict=True)
-    ]
+        parts.add([asdict(mined)])
+        progress(done, len(numbers))
+    parts.close()
 
 
 if __name__ == "__main__":

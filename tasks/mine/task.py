@@ -15,5 +15,5 @@ def mine(run: Run, config: PipelineConfig, dialogues: Ref, student: Ref) -> Ref:
     with open_stage("mine", run, config, {"dialogues": dialogues, "student": student}) as stage:
         import pyarrow.parquet as pq
 
-        stage.note(**stage.child("tasks.mine.rollout"))
+        stage.note(**stage.child("tasks.mine.rollout", devices=config.student.devices))
         return stage.publish_table("difficulty", pq.read_table(stage.folder / "rollout" / "out"))

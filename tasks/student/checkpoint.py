@@ -45,13 +45,14 @@ _LORA_WHOLE = ["visual"]
 class Student:
     """A model, its processor, and the convention in which it reads and writes boxes.
 
-    kept_features: of its pictures, where the vision tower is frozen; set by `load_student`. step_features: those to use
-    at present, before all others.
+    prefill_tokens: prompt tokens that sampling computes together, at most. kept_features: of its pictures, where the
+    vision tower is frozen; set by `load_student`. step_features: those to use at present, before all others.
     """
 
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
     boxes: Convention
+    prefill_tokens: int
     base: str | None = None  # of LoRA adapters
     pictures: Pictures = field(init=False, repr=False)
     kept_features: KeptFeatures | None = field(init=False, repr=False, default=None)
@@ -104,7 +105,8 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     processor = _load_processor(source, config)
     boxes = note.get("boxes", BOXES_OF_FAMILY[family]) if config.boxes == "auto" else config.boxes
     _place(network, train)
-    student = Student(network, processor, boxes, base if adapters or (train and config.lora) else None)
+    adapted_base = base if adapters or (train and config.lora) else None
+    student = Student(network, processor, boxes, config.prefill_tokens, adapted_base)
     most_bytes = round(config.features_gigabytes * 1e9)
     files = TensorFiles(home() / "cache" / "features", most_bytes) if most_bytes else None
     student.kept_features = KeptFeatures(student, files)
@@ -280,12 +282,14 @@ def _load_processor(source: Path | str, config: StudentConfig) -> Any:
 
 
 def _place(network: Any, train: bool) -> None:
-    """A trained model is placed by its Trainer; any other goes to the accelerator, without gradients."""
+    """A trained model is placed by its Trainer; any other goes to this process's accelerator, without gradients."""
     if train:
         network.train()
         return
     network.eval().requires_grad_(False)
     if torch.cuda.is_available():
+        if local_rank := os.environ.get("LOCAL_RANK"):  # set by torchrun
+            torch.cuda.set_device(int(local_rank))
         network.to("cuda")
 
 

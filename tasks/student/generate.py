@@ -3,14 +3,15 @@
 Departs from `transformers.generate`, which repeats prompt and picture per rollout and waits for the longest row of a
 batch: here a row that has ended leaves at once, and the next prompts join when a quarter of the batch is free. The step
 per token is `tasks/student/decode.py`. Greedy, it gives the same tokens. Each rollout has its own stream of random
-numbers, so what it says does not depend on which others stand in its batch, but for the rounding of sums. Thinking that
-does not end can be cut short by an answer that is begun for it (GLM-4.1V-Thinking, section 5.3).
+numbers, so what it says does not depend on which others stand in its batch, but for the rounding of sums. Prompts that
+join are computed together up to `Student.prefill_tokens`, so that memory is bounded whatever their pictures' sizes.
+Thinking that does not end can be cut short by an answer that is begun for it (GLM-4.1V-Thinking, section 5.3).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import tasks.student.torchvision_operators  # noqa: F401  before transformers
 
 # isort: split
 from tasks.student.boxes import convert_text
-from tasks.student.decode import Prefilled, new_cache, stepper_for, without_adapters
+from tasks.student.decode import Prefilled, Stepper, new_cache, stepper_for, without_adapters
 from tasks.student.encode import END_OF_TURN, Encoded, Prompt, collate, encode_prompt
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ class _Sampling:
     banned: torch.Tensor
 
 
-def generate(
+def generate(student: Student, prompts: Sequence[Prompt], **settings: Any) -> list[list[Completion]]:
+    """Completions per prompt, in the order of the prompts; settings as `completed` takes them."""
+    groups = dict(completed(student, prompts, **settings))
+    return [groups[prompt] for prompt in range(len(prompts))]
+
+
+@torch.no_grad()
+def completed(
     student: Student,
     prompts: Sequence[Prompt],
     *,
@@ -88,60 +96,62 @@ def generate(
     batch_size: int,
     seed: int,
     max_think_tokens: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> list[list[Completion]]:
-    """``num_rollouts`` completions per prompt, in the order of the prompts.
+    numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[int, list[Completion]]]:
+    """The place of a prompt among ``prompts`` and its ``num_rollouts`` completions, as soon as all of them have ended.
 
     temperature 0 is greedy. batch_size: completions at once, at most. seed (not negative): the only source of
     randomness; equal seeds give equal completions. max_think_tokens: a completion of that many tokens in which
-    ``<think>`` was opened and not closed goes on with ``</think><answer>``, then as sampled. on_progress(done, total)
-    counts completions. Tokens of media and chat frame are never sampled. The model is in eval mode meanwhile, then as
-    before.
+    ``<think>`` was opened and not closed goes on with ``</think><answer>``, then as sampled. numbers: what tells each
+    prompt's random numbers from another's, by default its place; where several processes share prompts, the place among
+    all of them, so that completions do not depend on who samples them. Tokens of media and chat frame are never
+    sampled. The model is in eval mode until the last, then as before.
     """
     encoded = [encode_prompt(student, prompt) for prompt in prompts]
+    numbers = range(len(prompts)) if numbers is None else numbers
     sampling = _Sampling(temperature, top_p, torch.tensor(banned_token_ids(student), device=student.device))
     end = student.tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    results: dict[tuple[int, int], Completion] = {}
+    ended: dict[int, dict[int, Completion]] = {}  # of each prompt with rollouts to come, by rollout
     training = student.model.training
     student.model.eval()
     try:
-        with torch.no_grad():
-            stepper = stepper_for(student.model, max_new_tokens)
-            waiting = _rounds(encoded, num_rollouts, batch_size)
-            live: list[_Row] = []
-            logits = torch.empty(0, device=student.device)
-            while waiting or live:
-                if admitted := _admit(waiting, batch_size - len(live), batch_size):
-                    prefilled = _prefill(student, [encoded[prompt] for prompt, _ in admitted])
-                    repeats = [len(rollouts) for _, rollouts in admitted]
-                    stepper.join(prefilled, repeats)
-                    first = prefilled.logits_PV.repeat_interleave(torch.tensor(repeats, device=student.device), dim=0)
-                    logits = torch.cat([logits, first]) if live else first
-                    live += [
-                        _Row(prompt, rollout, _draws(seed, prompt * num_rollouts + rollout, max_new_tokens))
-                        for prompt, rollouts in admitted
-                        for rollout in rollouts
-                    ]
-                tokens = _sample(logits, live, sampling)
-                going = []
-                for number, row in enumerate(live):
-                    if row.token_ids[-1] == end or len(row.token_ids) == max_new_tokens:
-                        results[row.prompt, row.rollout] = _completion(student, prompts[row.prompt], row, end)
-                        continue
-                    going.append(number)
-                    if len(row.token_ids) == max_think_tokens:
-                        row.pending.extend(_answer_now(student, row.token_ids))
-                if len(going) < len(live):
-                    stepper.keep(going)
-                    live = [live[number] for number in going]
-                    tokens = tokens[torch.tensor(going, dtype=torch.long, device=student.device)]
-                    if on_progress is not None:
-                        on_progress(len(results), len(prompts) * num_rollouts)
-                if live:
-                    logits = stepper.step(tokens)
+        stepper = stepper_for(student.model, max_new_tokens)
+        waiting = _rounds(encoded, num_rollouts, batch_size)
+        live: list[_Row] = []
+        logits = torch.empty(0, device=student.device)
+        while waiting or live:
+            admitted = _admit(waiting, batch_size - len(live), batch_size)
+            for joining in _cut(admitted, encoded, student.prefill_tokens):
+                first = _join(student, stepper, joining, encoded)
+                logits = torch.cat([logits, first]) if live else first
+                live += [
+                    _Row(prompt, rollout, _draws(seed, numbers[prompt] * num_rollouts + rollout, max_new_tokens))
+                    for prompt, rollouts in joining
+                    for rollout in rollouts
+                ]
+            tokens = _sample(logits, live, sampling)
+            going, whole = [], []
+            for number, row in enumerate(live):
+                if row.token_ids[-1] == end or len(row.token_ids) == max_new_tokens:
+                    group = ended.setdefault(row.prompt, {})
+                    group[row.rollout] = _completion(student, prompts[row.prompt], row, end)
+                    if len(group) == num_rollouts:
+                        whole.append(row.prompt)
+                    continue
+                going.append(number)
+                if len(row.token_ids) == max_think_tokens:
+                    row.pending.extend(_answer_now(student, row.token_ids))
+            if len(going) < len(live):
+                stepper.keep(going)
+                live = [live[number] for number in going]
+                tokens = tokens[torch.tensor(going, dtype=torch.long, device=student.device)]
+            for prompt in whole:
+                group = ended.pop(prompt)
+                yield prompt, [group[rollout] for rollout in range(num_rollouts)]
+            if live:
+                logits = stepper.step(tokens)
     finally:
         student.model.train(training)
-    return [[results[prompt, rollout] for rollout in range(num_rollouts)] for prompt in range(len(prompts))]
 
 
 def banned_token_ids(student: Student) -> list[int]:
@@ -167,6 +177,32 @@ def _admit(waiting: deque[tuple[int, range]], free: int, batch_size: int) -> lis
             admitted.append(waiting.popleft())
             free -= len(admitted[-1][1])
     return admitted
+
+
+def _cut(
+    admitted: Sequence[tuple[int, range]], encoded: Sequence[Encoded], most_tokens: int
+) -> Iterator[list[tuple[int, range]]]:
+    """Neighbours whose forward holds at most ``most_tokens``, padding included; a longer prompt goes alone."""
+    joining: list[tuple[int, range]] = []
+    longest = 0
+    for prompt, rollouts in admitted:
+        longest = max(longest, encoded[prompt].num_prompt)
+        if joining and (len(joining) + 1) * longest > most_tokens:
+            yield joining
+            joining, longest = [], encoded[prompt].num_prompt
+        joining.append((prompt, rollouts))
+    if joining:
+        yield joining
+
+
+def _join(
+    student: Student, stepper: Stepper, joining: Sequence[tuple[int, range]], encoded: Sequence[Encoded]
+) -> torch.Tensor:
+    """Compute prompts and add the rows that go on from them; the logits of each row's first token."""
+    prefilled = _prefill(student, [encoded[prompt] for prompt, _ in joining])
+    repeats = [len(rollouts) for _, rollouts in joining]
+    stepper.join(prefilled, repeats)
+    return prefilled.logits_PV.repeat_interleave(torch.tensor(repeats, device=student.device), dim=0)
 
 
 def _prefill(student: Student, encoded: Sequence[Encoded]) -> Prefilled:

@@ -131,6 +131,95 @@ def test_the_batch_size_changes_nothing(
         torch.testing.assert_close(other, logprobs[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_how_prefills_are_cut_changes_nothing(
+    student: Student, picture: Picture, temperature: float, monkeypatch: pytest.MonkeyPatch, either_step: None
+) -> None:
+    """Each prompt alone, some together, all together; rows join beside rows of other lengths."""
+    options = {"num_rollouts": 3, "temperature": temperature, "top_p": 0.9, "max_new_tokens": 70, "seed": 3}
+    endless = generate(student, prompts_of(picture), batch_size=64, **options)
+    late = [token for group in endless for rollout in group for token in rollout.token_ids[6:]]
+    monkeypatch.setattr(module, "END_OF_TURN", student.tokenizer.convert_ids_to_tokens(max(late, key=late.count)))
+    prefills: list[int] = []
+    prefill = module._prefill
+    monkeypatch.setattr(module, "_prefill", lambda s, encoded: prefills.append(len(encoded)) or prefill(s, encoded))
+    sampled, counts = [], []
+    for most_tokens in (1, 150, 32768):
+        monkeypatch.setattr(student, "prefill_tokens", most_tokens)
+        sampled.append(generate(student, prompts_of(picture), batch_size=64, **options))
+        counts.append(prefills.copy())
+        prefills.clear()
+    assert counts[0] == [1, 1, 1, 1]
+    assert counts[2] == [4]
+    assert 1 < len(counts[1]) < 4
+    rows = [[[rollout.token_ids for rollout in group] for group in groups] for groups in sampled]
+    assert rows[0] == rows[1] == rows[2]
+    assert len({len(ids) for group in rows[0] for ids in group}) > 2
+    logprobs = [torch.tensor([p for group in groups for r in group for p in r.logprobs]) for groups in sampled]
+    for other in logprobs[1:]:
+        torch.testing.assert_close(other, logprobs[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("most_tokens", [1, 50, 100, 200, 400])
+def test_a_prefill_holds_at_most_the_configured_tokens(
+    most_tokens: int, folders: dict[str, Path], picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vision tokens and padding count; a prompt that is longer goes alone; no more prefills than it takes."""
+    student = load_student(str(folders["qwen2_5_vl"]), StudentConfig(prefill_tokens=most_tokens))
+    prompts = [Prompt("Which?" * (1 + n % 3), picture(56 * (1 + n % 4), 56)) for n in range(12)]
+    lengths = sorted(encode_prompts(student, [prompt])["input_ids"].shape[1] for prompt in prompts)
+    assert lengths[0] < 50 < lengths[-1] < 100
+    shapes: list[tuple[int, int]] = []
+    forward = student.model.forward
+
+    def counting(**batch: torch.Tensor) -> object:
+        shapes.append((len(batch["input_ids"]), batch["input_ids"].shape[1]))
+        return forward(**batch)
+
+    monkeypatch.setattr(student.model, "forward", counting)
+    monkeypatch.setattr(decode, "is_plain", lambda model: True)
+    generate(student, prompts, temperature=0, max_new_tokens=2, batch_size=12, seed=0)
+    assert all(rows * length <= most_tokens or rows == 1 for rows, length in shapes)
+    filled: list[list[int]] = [[]]
+    for length in lengths:  # shortest first
+        if filled[-1] and (len(filled[-1]) + 1) * length > most_tokens:
+            filled.append([])
+        filled[-1].append(length)
+    assert shapes == [(len(together), max(together)) for together in filled]
+
+
+def test_prompts_are_handed_over_as_they_end(student: Student, picture: Picture) -> None:
+    """Whole prompts, before the others have begun; the same completions as in order."""
+    prompts = [Prompt(letter * 3, picture(56, 56)) for letter in "abcdefgh"]
+    options = {"num_rollouts": 3, "max_new_tokens": 12, "seed": 5}
+    expected = generate(student, prompts, batch_size=64, **options)
+    training = student.model.training
+    begun: list[int] = []
+    prefill = module._prefill
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_prefill", lambda s, encoded: begun.append(len(encoded)) or prefill(s, encoded))
+        groups = module.completed(student, prompts, batch_size=6, **options)
+        place, group = next(groups)
+        assert sum(begun) < len(prompts)
+        assert torch.is_grad_enabled(), "what the caller does meanwhile is its own"
+    handed_over = {place: group} | dict(groups)
+    assert [[r.token_ids for r in handed_over[i]] for i in range(8)] == [[r.token_ids for r in g] for g in expected]
+    abandoned = module.completed(student, prompts, batch_size=2, **options)
+    next(abandoned)
+    abandoned.close()
+    assert student.model.training is training
+
+
+def test_numbers_make_a_share_of_the_prompts_say_what_all_would(student: Student, picture: Picture) -> None:
+    prompts = [Prompt("Which?", picture(56, 56)) for _ in range(6)]  # told apart by their numbers alone
+    options = {"num_rollouts": 2, "max_new_tokens": 12, "batch_size": 64, "seed": 5}
+    everyone = [[r.token_ids for r in group] for group in generate(student, prompts, **options)]
+    assert len({tuple(ids) for group in everyone for ids in group}) == 12
+    for rank in range(2):
+        share = generate(student, prompts[rank::2], numbers=range(rank, 6, 2), **options)
+        assert [[r.token_ids for r in group] for group in share] == everyone[rank::2]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_logprobs_are_those_of_a_plain_forward(
     student: Student, picture: Picture, temperature: float, either_step: None
@@ -239,18 +328,10 @@ def test_thinking_too_long_is_given_an_answer_to_begin(
 
 
 def test_more_rollouts_than_the_batch(student: Student, picture: Picture) -> None:
-    seen: list[tuple[int, int]] = []
-    groups = generate(
-        student,
-        prompts_of(picture)[:2],
-        num_rollouts=5,
-        max_new_tokens=3,
-        batch_size=2,
-        seed=0,
-        on_progress=lambda done, total: seen.append((done, total)),
-    )
-    assert [len(group) for group in groups] == [5, 5]
-    assert seen == [(2, 10), (4, 10), (5, 10), (7, 10), (9, 10), (10, 10)]
+    options = {"num_rollouts": 5, "max_new_tokens": 3, "seed": 0}
+    few, many = (generate(student, prompts_of(picture)[:2], batch_size=size, **options) for size in (2, 64))
+    assert [len(group) for group in few] == [5, 5]
+    assert [[r.token_ids for r in group] for group in few] == [[r.token_ids for r in group] for group in many]
 
 
 def test_the_picture_is_computed_once_for_its_rollouts(

@@ -51,13 +51,68 @@ def test_sampling_under_zero3_needs_room_for_whole_weights() -> None:
     assert zero3["weights"] == pytest.approx(zero2["weights"] / 8, abs=0.01)
     assert zero3["gathered"] == zero2["weights"]
     parts = {name: zero3[name] for name in ("weights", "gradients", "optimiser")}
-    assert zero3["activations"] < zero3["gathered"]
-    assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["gathered"], abs=0.03)
-    longer = {**full, "grpo.batch_size": 16}
+    sampling = zero3["gathered"] + zero3["prefill"] + zero3["cache"]
+    assert zero3["activations"] < sampling
+    assert zero3["total"] == pytest.approx(sum(parts.values()) + sampling, abs=0.03)
+    longer = {**full, "grpo.batch_size": 64}
     zero3 = estimate_memory(recipe(longer))["grpo"]
-    assert zero3["activations"] > zero3["gathered"]
+    assert zero3["activations"] > sampling
     assert zero3["total"] == pytest.approx(sum(parts.values()) + zero3["activations"], abs=0.03)
     assert "gathered" not in sft(ZERO3)
+
+
+def test_prefill_is_bounded_by_tokens_and_not_by_rows() -> None:
+    """64 evaluation prompts at ``max_pixels`` are 64 x (8192 vision + 2048 text) tokens."""
+    bounded = estimate_memory(recipe())["evaluate"]
+    at_once = estimate_memory(recipe({"student.prefill_tokens": 2**30}))["evaluate"]
+    # Of a 7B layer in half precision, at its widest: gate, up, product (18944 each), residual, norm, sum (3584 each);
+    # keys and values of 4 heads of 128 in 28 layers; of a vision token the float32 pixels of two frames of 28 x 28.
+    per_prompt = 10240 * (2 * 3 * (18944 + 3584) + 2 * 2 * 28 * 512) + 8192 * 4 * 2 * 3 * 28 * 28
+    assert at_once["prefill"] == pytest.approx(64 * per_prompt / 2**30, rel=0.01)
+    assert at_once["prefill"] > 80
+    assert bounded["prefill"] == pytest.approx(3 * per_prompt / 2**30, rel=0.01), "3 x 10240 are within 32768"
+    assert at_once["total"] - bounded["total"] == pytest.approx(at_once["prefill"] - bounded["prefill"], abs=0.02)
+    alone = estimate_memory(recipe({"student.prefill_tokens": 1}))["evaluate"]
+    assert alone["prefill"] == pytest.approx(per_prompt / 2**30, rel=0.01), "a longer prompt is computed alone"
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "prompts", "rows", "new"),
+    [
+        ("evaluate", {}, 64, 64, 1024),
+        ("mine", {}, 16, 128, 1024),
+        ("mine", {"mine.num_rollouts": 4, "mine.max_new_tokens": 100}, 32, 128, 100),
+        ("evaluate", {"evaluate.batch_size": 7}, 7, 7, 1024),
+        ("grpo", {}, 2, 16, 1024),  # 16 prompts of 8 rollouts on 8 devices
+        ("grpo", {"grpo.sampling": {"max_expansion": 4.0}}, 8, 64, 1024),
+        ("grpo", {"student.devices": 1, "mine.batch_size": 32}, 4, 32, 1024),
+        ("grpo", {"grpo.deepspeed": "pipeline_config/deepspeed/zero3.json"}, 16, 16, 1024),  # repeated per rollout
+    ],
+)
+def test_keys_and_values_of_all_that_is_live(
+    stage: str, overrides: dict[str, Any], prompts: int, rows: int, new: int
+) -> None:
+    parts = estimate_memory(recipe(overrides))[stage]
+    per_token = 2 * 28 * 512 * 2  # keys and values, layers, 4 heads of 128, bytes
+    held = prompts * 10240 + rows * (new + 64)
+    assert parts["cache"] == pytest.approx(per_token * held / 2**30, abs=0.01)
+
+
+def test_larger_pictures_and_longer_dialogues_take_more() -> None:
+    usual = estimate_memory(recipe())
+    for longer in ({"student.max_pixels": 2 * 6422528}, {"compress.max_tokens": 4096}):
+        larger = estimate_memory(recipe(longer))
+        assert all(larger[stage]["cache"] > usual[stage]["cache"] for stage in ("mine", "grpo", "evaluate"))
+    whole = estimate_memory(recipe({"student.precision": "float32"}))
+    for stage in ("mine", "evaluate"):
+        parts = usual[stage]
+        assert parts["total"] == pytest.approx(sum(parts[k] for k in ("weights", "prefill", "cache")), abs=0.02)
+        assert [whole[stage][k] for k in ("weights", "cache")] == pytest.approx(
+            [2 * parts[k] for k in ("weights", "cache")], abs=0.02
+        )
+        assert estimate_memory(recipe({"student.lora": None}))[stage]["weights"] == pytest.approx(
+            2 * 8_292_166_656 / 2**30, abs=0.01
+        )
 
 
 def test_lora_recomputation_and_freezing_cost_less() -> None:
@@ -78,14 +133,16 @@ def test_the_shape_is_read_from_a_local_checkpoint(folders: dict[str, Path]) -> 
     shapes = {
         family: model_shape(load_config("demo", {"student.model": str(folder)})) for family, folder in folders.items()
     }
-    assert {(shape.hidden, shape.layers, shape.vocabulary) for shape in shapes.values()} == {(32, 2, 272)}
+    assert {(shape.hidden, shape.layers, shape.vocabulary, shape.kv_width) for shape in shapes.values()} == {
+        (32, 2, 272, 16)  # two key-value heads of four, each 8 wide
+    }
     for shape in shapes.values():
         assert shape.parameters - shape.vision_parameters == 272 * 32 + 2 * (32 * 96 + 64 + 3 * 32 * 64 + 64) + 32
 
 
 def test_without_shape_and_checkpoint_it_says_what_to_give() -> None:
     config: PipelineConfig = recipe({"student.shape": None})
-    with pytest.raises(ConfigError, match=r"student\.shape: missing.*vision_parameters"):
+    with pytest.raises(ConfigError, match=r"student\.shape: missing.*vision_parameters.*kv_width"):
         estimate_memory(config)
 
 
