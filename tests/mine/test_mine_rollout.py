@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tasks.mine.rollout import choose_prompts, run
 from tasks.student.checkpoint import load_student
 from tasks.student.encode import Prompt
 from tasks.student.generate import generate
+from tasks.rewards import score as score_module
 
 
 def config(rewards: dict[str, Any] | None = None, **mine: Any) -> PipelineConfig:
@@ -58,20 +60,49 @@ def test_no_such_sub_task_names_what_there_is() -> None:
         choose_prompts([row(0, "a", sub_task="mixed")], config(), seed=0)
 
 
-def test_a_run_writes_one_row_per_prompt(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> None:
-    settings = config(prompts=5, num_rollouts=3, max_new_tokens=6, batch_size=8, random_control=True)
-    inputs = {"dialogues": str(tables["dialogues"]), "student": str(student_folder)}
-    job = Job(settings, inputs, tmp_path / "out", tmp_path, 3)
+@pytest.fixture
+def make_job(student_folder: Path, tables: dict[str, Path], tmp_path: Path) -> Callable[..., Job]:
+    """make_job(name, ...): a mining job in a folder of its own; keys of ``mine``."""
+
+    def make(name: str, **mine: Any) -> Job:
+        settings = {"prompts": 9, "num_rollouts": 3, "max_new_tokens": 6, "batch_size": 8, "random_control": True}
+        (tmp_path / name).mkdir()
+        inputs = {"dialogues": str(tables["dialogues"]), "student": str(student_folder)}
+        return Job(config(**{**settings, **mine}), inputs, tmp_path / name / "out", tmp_path / name, 3)
+
+    return make
+
+
+@pytest.fixture
+def prompts_begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts that are given to be sampled from here on."""
+    from tasks.student import generate as module
+
+    begun: list[str] = []
+    completed = module.completed
+
+    def counting(student: Any, prompts: Any, **settings: Any) -> Any:
+        begun.extend(prompt.media_path for prompt in prompts)
+        return completed(student, prompts, **settings)
+
+    monkeypatch.setattr(module, "completed", counting)
+    return begun
+
+
+def test_a_run_writes_one_row_per_prompt(make_job: Callable[..., Job]) -> None:
+    job = make_job("job", prompts=5)
     facts = run(job)
     table = pq.read_table(job.out)
     assert table.schema.equals(DIFFICULTY)
     rows = table.to_pylist()
-    assert len(rows) == 5
+    assert [r["dialogue_id"] for r in rows] == [
+        r["dialogue_id"] for r in choose_prompts(pq.read_table(job.inputs["dialogues"]).to_pylist(), job.config, 3)
+    ]
     assert {len(r["rewards"]) for r in rows} == {len(r["completions"]) for r in rows} == {3}
     assert all(r["pool"] == "dropped" and r["why"] == "all 3 rollouts are wrong" for r in rows), "random weights"
     assert facts == {"num_hard": 0, "num_easy": 0, "num_random": 0, "num_dropped": 5, "pass_rate": 0}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    again = Job(settings, inputs, tmp_path / "again", tmp_path, 3)
+    assert sorted(path.name for path in job.folder.iterdir()) == ["out", "parts"]
+    again = make_job("again", prompts=5)
     run(again)
     assert pq.read_table(again.out).equals(table)
 
@@ -125,3 +156,51 @@ def test_a_completion_cut_at_the_limit_scores_what_the_configuration_says(
     settings = config({"truncated": 0.5, "untagged": "unparseable"}, prompts=12, num_rollouts=3, max_new_tokens=96)
     rows = mined(tmp_path / "mine", settings, student_folder, tables["dialogues"])
     assert {reward for row in rows.values() for reward in row["rewards"]} == {0.0, 0.5}
+
+
+def test_processes_share_the_prompts_and_mine_what_one_would(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, prompts_begun: list[str]
+) -> None:
+    alone, shared = make_job("alone"), make_job("shared")
+    run(alone)
+    assert len(prompts_begun) == 9
+    everyone = prompts_begun.copy()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        prompts_begun.clear()
+        monkeypatch.setenv("RANK", rank)
+        facts = run(shared)
+        assert prompts_begun == everyone[int(rank) :: 2]
+        assert shared.out.exists() is (rank == "0")
+        assert bool(facts) is (rank == "0")
+    assert pq.read_table(shared.out).equals(pq.read_table(alone.out))
+
+
+def test_a_killed_run_rolls_out_what_it_lacks_and_nothing_again(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, prompts_begun: list[str]
+) -> None:
+    whole, killed = make_job("whole"), make_job("killed")
+    run(whole)
+    everyone = sorted(prompts_begun)
+    monkeypatch.setattr("tasks.launcher.parts.KEYS_PER_PART", 2)
+    scored = score_module.score
+
+    def dying(row: Any, *rest: Any, **settings: Any) -> Any:
+        if len(list((killed.folder / "parts").glob("*.parquet"))) == 2:
+            raise KeyboardInterrupt
+        return scored(row, *rest, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(score_module, "score", dying)
+        run(killed)
+    finished = pa.concat_tables(pq.read_table(p) for p in (killed.folder / "parts").glob("*.parquet"))
+    media_of = {r["dialogue_id"]: r["media_path"] for r in pq.read_table(killed.inputs["dialogues"]).to_pylist()}
+    done = [media_of[i] for i in finished["dialogue_id"].to_pylist()]
+    assert len(done) == 4
+    prompts_begun.clear()
+    run(killed)
+    assert sorted(prompts_begun + done) == everyone
+    assert pq.read_table(killed.out).equals(pq.read_table(whole.out))
+    prompts_begun.clear()
+    run(killed)
+    assert prompts_begun == [], "all is there"
