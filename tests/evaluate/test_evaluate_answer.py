@@ -31,7 +31,7 @@ def _job(folder: Path, config: PipelineConfig, dialogues: list[Row], student: Pa
 
 
 def test_every_student_answers_every_question(
-    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
 ) -> None:
     job = _job(tmp_path / "first", config, dialogues, student_folder, champion=str(student_folder))
     facts = answer.run(job)
@@ -56,16 +56,76 @@ def test_every_student_answers_every_question(
 
     assert said("sft") == said("grpo") == said("base") == said("champion")  # one checkpoint, greedy
 
-    # A retry asks only the student that was cut off.
-    (job.folder / "grpo.parquet").unlink()
-    asked_again: list[str] = []
-    real = answer._answer
-    monkeypatch.setattr(
-        answer, "_answer", lambda job, sitting, *rest: asked_again.append(sitting.name) or real(job, sitting, *rest)
-    )
-    answer.run(job)
-    assert asked_again == ["grpo"]
-    assert pq.read_table(job.out).to_pylist() == rows
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The media paths of the prompts that students are given from here on."""
+    from tasks.student import generate as module
+
+    given: list[str] = []
+    completed = module.completed
+
+    def counting(student: Any, prompts: Any, **settings: Any) -> Any:
+        given.extend(prompt.media_path for prompt in prompts)
+        return completed(student, prompts, **settings)
+
+    monkeypatch.setattr(module, "completed", counting)
+    return given
+
+
+def test_processes_share_the_dialogues_and_write_what_one_would(
+    tmp_path: Path,
+    config: PipelineConfig,
+    dialogues: list[Row],
+    student_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[str],
+) -> None:
+    alone, shared = (_job(tmp_path / name, config, dialogues, student_folder) for name in ("alone", "shared"))
+    facts = answer.run(alone)
+    assert len(asked) == 4 * 24
+    everyone = asked.copy()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        asked.clear()
+        monkeypatch.setenv("RANK", rank)
+        assert answer.run(shared) == (facts if rank == "0" else {})
+        assert asked == everyone[int(rank) :: 2]
+        assert shared.out.exists() is (rank == "0")
+    assert pq.read_table(shared.out).equals(pq.read_table(alone.out))
+
+
+def test_a_killed_run_asks_what_it_lacks_and_nothing_again(
+    tmp_path: Path,
+    config: PipelineConfig,
+    dialogues: list[Row],
+    student_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[str],
+) -> None:
+    """Killed while the second of four students answers."""
+    whole, killed = (_job(tmp_path / name, config, dialogues, student_folder) for name in ("whole", "killed"))
+    answer.run(whole)
+    monkeypatch.setattr("tasks.launcher.parts.KEYS_PER_PART", 10)
+    rows_of = answer.evaluation_rows
+
+    def dying(student: str, *rest: Any) -> Any:
+        if len(list((killed.folder / "parts" / "swapped").glob("*.parquet"))) == 1:
+            raise KeyboardInterrupt
+        return rows_of(student, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answer, "evaluation_rows", dying)
+        with pytest.raises(KeyboardInterrupt):
+            answer.run(killed)
+    assert not killed.out.exists()
+    asked.clear()
+    answer.run(killed)
+    assert len(asked) == 4 * 24 - 24 - 10
+    assert pq.read_table(killed.out).equals(pq.read_table(whole.out))
+    asked.clear()
+    answer.run(killed)
+    assert asked == [], "all is there"
 
 
 def test_only_the_blind_student_is_shown_other_pictures(

@@ -190,9 +190,10 @@ def test_a_killed_run_rolls_out_what_it_lacks_and_nothing_again(
             raise KeyboardInterrupt
         return scored(row, *rest, **settings)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(score_module, "score", dying)
-        run(killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(killed)
     finished = pa.concat_tables(pq.read_table(p) for p in (killed.folder / "parts").glob("*.parquet"))
     media_of = {r["dialogue_id"]: r["media_path"] for r in pq.read_table(killed.inputs["dialogues"]).to_pylist()}
     done = [media_of[i] for i in finished["dialogue_id"].to_pylist()]
