@@ -15,10 +15,10 @@ from data_contracts.records import DIALOGUES, DIFFICULTY
 from pipeline_config.schema import ConfigError, PipelineConfig, StudentConfig
 from tasks.launcher.job import Job
 from tasks.mine.rollout import choose_prompts, run
+from tasks.rewards import score as score_module
 from tasks.student.checkpoint import load_student
 from tasks.student.encode import Prompt
 from tasks.student.generate import generate
-from tasks.rewards import score as score_module
 
 
 def config(rewards: dict[str, Any] | None = None, **mine: Any) -> PipelineConfig:
