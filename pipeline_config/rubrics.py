@@ -23,7 +23,7 @@ DEFAULT_RUBRICS: dict[str, dict[str, float]] = {
     # VideoChat-R1: plain sums. R_st = R_format + R_IoU (temporal grounding, tracking), R_qa = R_format + R_acc,
     # R_gqa = R_format + R_IoU + R_acc, R_cap = R_format + R_recall
     "temporal_grounding": {"temporal_iou": 1.0, "format": 1.0},
-    "tracking": {"tracking_iou": 1.0, "format": 1.0},
+    "tracking": {"tracking_iou": 1.0, "format_tracking": 1.0},
     "video_quality": {"exact_text": 1.0, "format": 1.0},
     "grounded_qa": {"choice": 1.0, "glue_iou": 1.0, "format_glue": 1.0},
     "caption": {"event_recall": 1.0, "format": 1.0},

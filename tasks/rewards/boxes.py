@@ -22,13 +22,14 @@ def box_iou(a: Box, b: Box) -> float:
 def match_greedily(
     gold: Sequence[LabelledBox], found: Sequence[LabelledBox], threshold: float, labels: bool = True
 ) -> list[tuple[int, int, float]]:
-    """Pairs (gold index, found index, IoU) with IoU >= threshold, each box at most once, best IoU first.
+    """Pairs (gold index, found index, IoU) with IoU >= threshold, each box at most once, best IoU first; of equal ones
+    the first found box's, as in VLM-R1.
 
-    labels: boxes of different classes overlap by 0 (VLM-R1). Classes are distortions without their severity.
+    labels: only boxes of one class match. Classes are distortions without their severity.
     """
     classes = [class_of(b.label) for b in gold], [class_of(b.label) for b in found]
     overlaps = [
-        (-box_iou(g.box, f.box), i, j)
+        (-box_iou(g.box, f.box), j, i)
         for i, g in enumerate(gold)
         for j, f in enumerate(found)
         if not labels or classes[0][i] == classes[1][j]
@@ -36,7 +37,7 @@ def match_greedily(
     pairs: list[tuple[int, int, float]] = []
     taken_gold: set[int] = set()
     taken_found: set[int] = set()
-    for negative, i, j in sorted(overlaps):
+    for negative, j, i in sorted(overlaps):
         if -negative >= threshold and -negative > 0 and i not in taken_gold and j not in taken_found:
             pairs.append((i, j, -negative))
             taken_gold.add(i)

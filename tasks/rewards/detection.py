@@ -34,21 +34,26 @@ def detection_f1(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="VLM-R1 (detection)",
-    formula=".7 * mean IoU of the matches + .3 * (1 - (missed / gold + false / found) / 2)",
+    formula=".7 * (sum of the matches' IoU, 0 for a wrong label) / gold "
+    "+ .3 * (1 - (missed / gold + false / found) / 2)",
     example=({"problem_type": "detection", "answer": _NOISE}, f"<think></think><answer>{_NOISE}</answer>", 1.0),
 )
 def detection_vlm_r1(item: Item) -> Outcome:
-    """Greedy matches at IoU >= .5; a wrong label has IoU 0. Both lists empty is 1, one of them empty is 0."""
+    """Greedy matches at IoU >= .5, whatever their labels; gold, missed, found and false are numbers of boxes.
+
+    A box in the right place under a wrong label counts as found and earns its share of the .3. Both lists empty is 1,
+    one of them empty is 0.
+    """
     gold = read_gold(read_item_boxes(item, item.gold))
     found = read_item_boxes(item, item.answer)
     if found is None:
         return Unread("no list of boxes")
     if not gold or not found:
         return float(not gold and not found)
-    matches = match_greedily(gold, found, 0.5)
-    position = sum(iou for _, _, iou in matches) / len(matches) if matches else 0.0
+    matches = match_greedily(gold, found, 0.5, labels=False)
+    named = [iou for i, j, iou in matches if class_of(gold[i].label) == class_of(found[j].label)]
     missed, false = 1 - len(matches) / len(gold), 1 - len(matches) / len(found)
-    return 0.7 * position + 0.3 * (1 - (missed + false) / 2) if matches else 0.0
+    return 0.7 * sum(named) / len(gold) + 0.3 * (1 - (missed + false) / 2)
 
 
 @reward(

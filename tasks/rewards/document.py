@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline_config.rubrics import DEFAULT_RUBRICS
 from tasks.rewards import batch, score
-from tasks.rewards.answers import boxes, choice, numbers, quality, spans, subjects, turn, units
+from tasks.rewards.answers import boxes, choice, expressions, numbers, quality, spans, subjects, turn, units
 from tasks.rewards.metrics import challenge, constant, correlation, intervals, video
 from tasks.rewards.numeric import mean_relative_accuracy
 from tasks.rewards.reward import REWARDS, Reward
@@ -35,8 +35,11 @@ READERS: tuple[Callable[..., Any], ...] = (
     units.read_unit,
     units.convert,
     units.unit_asked,
+    expressions.read_expression,
     boxes.read_boxes,
+    boxes.read_track,
     spans.read_spans,
+    spans.read_glue,
     subjects.read_subjects,
     quality.read_phrase,
     quality.read_detections,

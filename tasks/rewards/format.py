@@ -1,9 +1,11 @@
-"""Rewards of the frame: think and answer, with glue, boxed."""
+"""Rewards of the frame: think and answer, with glue, a track, boxed."""
 
 from __future__ import annotations
 
-from tasks.rewards.answers.turn import BOXED, TAGS, has_format
-from tasks.rewards.reward import Item, Outcome, reward
+from tasks.rewards.answers.boxes import read_boxes, read_track
+from tasks.rewards.answers.spans import read_glue
+from tasks.rewards.answers.turn import ANSWER, BOXED, has_format
+from tasks.rewards.reward import Item, Outcome, read_gold, reward
 
 
 @reward(
@@ -30,17 +32,33 @@ def think_answer(item: Item) -> Outcome:
     ),
 )
 def think_answer_glue(item: Item) -> Outcome:
-    """The frame of grounded answers; a glue block that holds no list of spans is no glue block."""
-    from tasks.rewards.answers.spans import read_spans
+    """The frame of grounded answers. An empty list says that there is no evidence."""
+    return float(has_format(item.turn.text, glue=True) and read_glue(item.turn.glue) is not None)
 
-    return float(has_format(item.turn.text, glue=True) and bool(read_spans(item.turn.glue)))
+
+_TRACK = "[[0, 0, 0.5, 0.5], [0, 0, 1, 1]]"
+
+
+@reward(
+    "format_tracking",
+    judges="form",
+    source="VideoChat-R1 sec. 3 (tracking)",
+    formula="1 if the turn has the frame of `format` and the answer is a list of lists of 4 numbers, as many as "
+    "the gold has boxes (8); else 0",
+    example=({"problem_type": "tracking", "answer": _TRACK}, f"<think>Left.</think><answer>{_TRACK}</answer>", 1.0),
+)
+def think_answer_track(item: Item) -> Outcome:
+    """The frame of a track: `[[x1, y1, x2, y2], ..]` and nothing else."""
+    gold, found = read_gold(read_boxes(item.gold)), read_track(item.answer)
+    return float(has_format(item.turn.text) and found is not None and len(found) == len(gold))
 
 
 @reward(
     "format_boxed",
     judges="form",
     source="GLM-4.1V-Thinking sec. 5",
-    formula="1 if exactly one `<|begin_of_box|>..<|end_of_box|>`, no `\\boxed`, no nested or repeated tag; else 0",
+    formula="1 if the turn has the frame of `format`, one `<|begin_of_box|>..<|end_of_box|>`, not empty and in the "
+    "answer, and no `\\boxed`; else 0",
     example=(
         {"problem_type": "mathematics", "answer": "12"},
         "<think>3 * 4</think><answer>It is <|begin_of_box|>12<|end_of_box|></answer>",
@@ -48,11 +66,10 @@ def think_answer_glue(item: Item) -> Outcome:
     ),
 )
 def boxed(item: Item) -> Outcome:
-    """The frame of verifiable answers inside prose."""
+    """The frame of verifiable answers inside prose: the box stands in the answer."""
     text = item.turn.text
-    start, end = text.find(BOXED[0]), text.find(BOXED[1])
-    one = text.count(BOXED[0]) == text.count(BOXED[1]) == 1 and 0 <= start < end
-    content = text[start + len(BOXED[0]) : end].strip() if one else ""
-    return float(
-        bool(content) and "\\boxed" not in text and has_format(text) and not any(tag in content for tag in TAGS)
-    )
+    if not has_format(text) or "\\boxed" in text or any(text.count(token) != 1 for token in BOXED):
+        return 0.0
+    start, end = (text.find(token) for token in BOXED)
+    in_answer = text.find(ANSWER[0]) < start < end
+    return float(in_answer and bool(text[start + len(BOXED[0]) : end].strip()))

@@ -64,11 +64,19 @@ def score(sample: Mapping[str, Any], completion: str, rewards: RewardsConfig, *,
     if pairs is not None and len(pairs) != 1:
         return _score_dialogue(sample, pairs, turn, rewards, truncated)
     question = {**sample, **pairs[0]} if pairs else sample
-    answer = split_numbered(turn.answer, 1)[0] if turn.answer is not None else None
+    answer = _single_answer(question, turn)
     rubric = rubric_of(question, rewards)
     cut = truncated and answer is None
     parts, accuracy, why = _score_question(question, answer, turn, rewards, rubric, cut)
     return Score(total_of(parts, rubric), parts, _reason(why, cut), accuracy, (accuracy,), (answer,))
+
+
+def _single_answer(question: Mapping[str, Any], turn: Turn) -> str | None:
+    """The answer field without its list number "1.", which belongs to the answer where the gold begins with one too."""
+    gold = str(question.get("answer") or "").strip()
+    if turn.answer is None or split_numbered(gold, 1) != [gold]:
+        return turn.answer
+    return split_numbered(turn.answer, 1)[0]
 
 
 def _score_dialogue(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.rewards.answers.boxes import Box, read_boxes
-from tasks.rewards.answers.spans import Span, read_span, read_spans
+from tasks.rewards.answers.spans import Span, read_glue, read_span
 from tasks.rewards.boxes import box_iou
 from tasks.rewards.reward import Item, Outcome, SampleError, Unread, read_gold, reward
 
@@ -79,7 +79,7 @@ def glue_iou(item: Item) -> Outcome:
         gold = [(float(start), float(end)) for start, end in spans]
     except (TypeError, ValueError) as error:
         raise SampleError(f"field 'glue': {spans!r} is no list of [start, end]") from error
-    found = read_spans(item.turn.glue)
+    found = read_glue(item.turn.glue)
     return Unread("no list of spans in <glue>") if found is None else spans_iou(gold, found)
 
 

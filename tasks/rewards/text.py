@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from tasks.rewards.answers.choice import clean_text
 from tasks.rewards.reward import Item, Outcome, SampleError, Unread, reward
 
 MAX_WORDS = 1024
+_TOKEN = re.compile(r"[a-z0-9]+")  # what rouge_score counts as a word
 
 
 @lru_cache(maxsize=1)
@@ -23,16 +26,24 @@ def rouge(gold: str, answer: str | None) -> float | Unread:
     """Mean F of ROUGE-1, -2 and -L with Porter's stemmer, in [0, 1]; 1 for equal texts.
 
     ROUGE-2 is left out of the mean where the gold has a single word: it has no pair of words and would be 0 for itself.
-    Texts of more than MAX_WORDS words are unreadable: the longest common subsequence costs their product.
+    Words are runs of a-z and 0-9, as the scorer cuts them. More than MAX_WORDS are unreadable in an answer and a
+    SampleError in a gold: the longest common subsequence costs the product of the two numbers.
     """
-    words = _words(answer)
-    if words is None:
+    num_gold = _num_tokens(gold)
+    if num_gold > MAX_WORDS:
+        raise SampleError(f"field 'answer': a text of more than {MAX_WORDS} words cannot be scored by ROUGE")
+    if not answer or _num_tokens(answer) > MAX_WORDS:
         return Unread(f"no answer of at most {MAX_WORDS} words")
-    if gold.split() == words:
+    if gold.split() == answer.split():
         return 1.0
-    scores = _scorer().score(gold, " ".join(words))
-    names = ["rouge1", "rougeL"] if len(gold.split()) < 2 else ["rouge1", "rouge2", "rougeL"]
+    scores = _scorer().score(gold, answer)
+    names = ["rouge1", "rougeL"] if num_gold < 2 else ["rouge1", "rouge2", "rougeL"]
     return sum(float(scores[name].fmeasure) for name in names) / len(names)
+
+
+def _num_tokens(text: str) -> int:
+    """Words as ROUGE counts them, up to one more than MAX_WORDS."""
+    return sum(1 for _ in islice(_TOKEN.finditer(text.lower()), MAX_WORDS + 1))
 
 
 def _words(text: str | None) -> list[str] | None:

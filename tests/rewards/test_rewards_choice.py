@@ -31,6 +31,22 @@ OPTIONS = ["blur", "noise", "low clarity", "A. strange option"]
         "low clarity",
         "Low  Clarity.",
         "Answer: low clarity",
+        "Answer:C",
+        "The best answer is (C)",
+        "The best answer is (C).",
+        "Best option: C",
+        "My final answer is C.",
+        "The correct answer is option C.",
+        "**C**",
+        "**(C)**",
+        "**C.** Low clarity",
+        "**Answer: C**",
+        "**Answer:** C",
+        "The best answer is **C**.",
+        r"\boxed{C}",
+        r"$\boxed{C}$",
+        r"\boxed{\text{C}}",
+        r"The answer is \boxed{C}.",
     ],
 )
 def test_usual_spellings_of_c(field: str) -> None:
@@ -54,6 +70,13 @@ def test_usual_spellings_of_c(field: str) -> None:
         "C\nD",
         "blur noise",
         "Answer:",
+        "The best answer is not C",
+        "**C** or **D**",
+        r"\boxed{C} \boxed{D}",
+        r"\boxed{noise or blur}",
+        "A dog runs",
+        "A blurred picture, so noise",
+        "a noise",
     ],
 )
 def test_hedges_and_contradictions_choose_nothing(field: str) -> None:
@@ -65,6 +88,12 @@ def test_the_trap_of_the_first_letter(rewards: RewardsConfig) -> None:
     sample = {"problem_type": "choice", "options": OPTIONS[:3], "answer": "C"}
     assert score(sample, turn("Answer: C"), rewards).accuracy == 1.0
     assert score({**sample, "answer": "A"}, turn("Answer: C"), rewards).accuracy == 0.0
+
+
+def test_prose_that_begins_with_an_article_chooses_by_its_text() -> None:
+    assert read_choice("A dog", ["A cat", "a dog"]) == 1
+    assert read_choice("The answer is a dog.", ["A cat", "a dog"]) == 1
+    assert read_choice("A dog runs", []) is None
 
 
 def test_an_option_that_stands_twice_is_not_chosen_by_its_text() -> None:

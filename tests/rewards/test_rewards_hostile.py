@@ -22,6 +22,7 @@ PIECES = [
     "2) ", "\n", " ", "3.42", "1,234", "-", "1e308", "12 to 17", "[", "]", "[1, 2, 3, 4]", "{", "}", '"subjects"',
     ":", ",", "No distortion.", "Thus, the quality of the image is bad.", "key distortions: ", "Moderate noise",
     "The quality of the image is ", "\x00", "\ud7ff", "é", "漢", "NaN", "```", "VERDICT: yes",
+    "\\frac{1}{2}", "2**10", "9**9**9**9", "×10^23", "**", "\\boxed{B}", "[(1, 2)]",
 ]  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 FIELDS = st.one_of(TEXTS, TEXTS.map(turn), st.binary(max_size=60).map(lambda b: b.decode("latin-1")))
@@ -82,6 +83,11 @@ UNITS = [
     " ",
     "\n",
     "0:",
+    "1,",
+    "9**",
+    "sqrt(",
+    "\\boxed{",
+    "θ",
 ]
 
 

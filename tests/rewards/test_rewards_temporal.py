@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_config.schema import RewardsConfig
-from tasks.rewards.answers.spans import read_span, read_spans
+from tasks.rewards.answers.spans import read_glue, read_span, read_spans
 from tasks.rewards.examples import TRACK, turn
 from tasks.rewards.reward import SampleError
 from tasks.rewards.score import score
@@ -96,7 +96,40 @@ def test_r_gqa_adds_overlap_accuracy_and_format(rewards: RewardsConfig) -> None:
 
 def test_empty_evidence_on_both_sides_is_right(rewards: RewardsConfig) -> None:
     sample = {"problem_type": "grounded_qa", "options": ["a", "b"], "answer": "B", "glue": []}
-    assert score(sample, turn("B") + "<glue>[]</glue>", rewards).accuracy == 1.0
+    scored = score(sample, turn("B") + "<glue>[]</glue>", rewards)
+    assert (scored.accuracy, scored.total) == (1.0, 3.0)
+    assert score(sample, turn("B") + "<glue>[(1, 2)]</glue>", rewards).parts["glue_iou"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("glue", "spans"),
+    [
+        ("[]", []),
+        ("[(0, 9)]", [(0, 9)]),
+        ("[(1.0, 4.5),(7,9)]", [(1, 4.5), (7, 9)]),
+        ("[(1, 2),]", [(1, 2)]),
+        ("[(2, 2)]", [(2, 2)]),
+        ("", None),
+        ("0 to 9", None),
+        ("[[0,9]]", None),
+        ("(0, 9)", None),
+        ("(1s,2s)", None),
+        ("[(1s,2s)]", None),
+        ("[(9, 0)]", None),
+        ("[(0, 9)] or so", None),
+        ("[(-1, 9)]", None),
+        ("[(1, 2, 3)]", None),
+        ("[(1, 2) (3, 4)]", None),
+    ],
+)
+def test_glue_has_the_one_spelling_of_videochat_r1(
+    glue: str, spans: list[tuple[float, float]] | None, rewards: RewardsConfig
+) -> None:
+    assert read_glue(glue) == spans
+    sample = {"problem_type": "grounded_qa", "options": ["a", "b"], "answer": "B", "glue": [[0, 9]]}
+    scored = score(sample, f"{turn('B')}<glue>{glue}</glue>", rewards)
+    assert scored.parts["format_glue"] == float(spans is not None)
+    assert scored.parts["glue_iou"] == pytest.approx(0.0 if spans is None else spans_iou([(0, 9)], spans))
 
 
 def test_evidence_that_is_missing_from_the_sample_is_an_error(rewards: RewardsConfig) -> None:
@@ -111,3 +144,23 @@ def test_tracks_need_as_many_boxes_as_the_gold(rewards: RewardsConfig) -> None:
     wrong_last = TRACK.replace("[0.0, 0.0, 0.2, 0.2]", "[0.5, 0.5, 0.7, 0.7]")
     assert score(sample, turn(wrong_last), rewards).accuracy == pytest.approx(7 / 8)
     assert score(sample, turn("[" + ", ".join(["[0, 0, 1]"] * 8) + "]"), rewards).accuracy == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (TRACK, 1.0),
+        (TRACK.replace(", [0.0, 0.0, 0.2, 0.2]", ""), 0.0),
+        (f"The dog is at {TRACK}.", 0.0),
+        ("It runs to the left.", 0.0),
+        ("[" + ", ".join(["[0, 0, 1]"] * 8) + "]", 0.0),
+        ("[" + ", ".join(['["a", "b", "c", "d"]'] * 8) + "]", 0.0),
+        ("[" + ", ".join(['{"bbox_2d": [0, 0, 1, 1]}'] * 8) + "]", 0.0),
+        ("[0, 0, 1, 1]", 0.0),
+        ("[]", 0.0),
+    ],
+)
+def test_the_frame_of_a_track_is_eight_lists_of_four_numbers(answer: str, value: float, rewards: RewardsConfig) -> None:
+    sample = {"problem_type": "tracking", "answer": TRACK}
+    assert score(sample, turn(answer), rewards).parts["format_tracking"] == value
+    assert score(sample, answer, rewards).parts["format_tracking"] == 0.0  # no tags

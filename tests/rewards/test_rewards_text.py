@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rouge_score.tokenize import tokenize
 
 from pipeline_config.schema import RewardsConfig
+from tasks.rewards.answers.turn import BOXED, TAGS
 from tasks.rewards.examples import turn
+from tasks.rewards.health import gold_completion
+from tasks.rewards.reward import SampleError
 from tasks.rewards.score import score
-from tasks.rewards.text import num_word_edits
+from tasks.rewards.text import _num_tokens, num_word_edits
 
 
 def accuracy(problem_type: str, gold: str, answer: str) -> float:
@@ -31,6 +39,23 @@ def test_a_single_word_scores_full_marks_against_itself() -> None:
 
 def test_very_long_answers_are_unreadable() -> None:
     assert accuracy("free-form", "the dog", "the dog " * 3000) == 0.0
+
+
+@pytest.mark.parametrize("text", ["1," * 32_000, "a-" * 32_000, "b'" * 32_000])
+def test_words_are_counted_as_rouge_cuts_them(text: str) -> None:
+    """A text without white space is one word to Python and thousands to ROUGE, whose cost is their product."""
+    accuracy("free-form", "1, 2, 3", "warm")  # the library is loaded on first use
+    start = time.process_time()
+    assert accuracy("free-form", "1," * 500, text) == 0.0
+    assert time.process_time() - start < 0.2
+    with pytest.raises(SampleError, match="ROUGE"):
+        accuracy("free-form", text, "1, 2")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_the_count_of_words_is_the_scorers(text: str) -> None:
+    assert _num_tokens(text) == len(tokenize(text, None))
 
 
 def test_ocr_is_one_minus_the_word_error_rate() -> None:
@@ -57,3 +82,37 @@ def test_free_form_compares_phrases_exactly_and_other_golds_by_words() -> None:
     assert accuracy("free_form", "Moderate noise", "moderate noise") == 1.0
     assert accuracy("free_form", "Moderate noise", "noise") == 0.0
     assert 0.5 < accuracy("free_form", "The sky is overexposed", "the sky is dark") < 1.0
+
+
+TEXT_TYPES = (
+    "OCR", "free-form", "free_form", "video_quality", "brief", "distortion", "mathematics", "physics", "chart", "judged"
+)  # fmt: skip
+GOLDS = st.one_of(
+    st.text(max_size=60),
+    st.tuples(st.sampled_from(["1. ", "1) ", "(1) ", "1: ", "1.\n", "2. ", ""]), st.text(max_size=30)).map("".join),
+    st.lists(st.sampled_from(["1. ", "2) ", "\n", "Mind", " the gap", "−", "$", ".", "**", "\\boxed{B}", "3/4"])).map(
+        "".join
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(GOLDS, st.sampled_from(TEXT_TYPES))
+@example("1. Mind the gap", "OCR")
+@example("1. Mind the gap", "free-form")
+@example("1. wash\n2. dry", "judged")
+@example("1) 1. x", "mathematics")
+@example("你好", "free-form")
+def test_every_gold_text_scores_full_marks_against_itself(gold: str, problem_type: str) -> None:
+    if not gold.strip() or any(token in gold for token in (*TAGS, *BOXED)):
+        return
+    sample = {"problem_type": problem_type, "answer": gold}
+    rewards = RewardsConfig()
+    assert score(sample, gold_completion(sample, rewards), rewards).accuracy == 1.0
+
+
+def test_a_list_number_is_dropped_only_where_the_gold_has_none() -> None:
+    assert accuracy("OCR", "Mind the gap", "1. Mind the gap") == 1.0
+    assert accuracy("OCR", "1. Mind the gap", "1. Mind the gap") == 1.0
+    assert accuracy("OCR", "1. Mind the gap", "Mind the gap") == 0.75
+    assert accuracy("OCR", "2. Mind the gap", "2. Mind the gap") == 1.0

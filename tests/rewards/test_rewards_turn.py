@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline_config.schema import RewardsConfig
 from tasks.rewards.answers.turn import has_format, read_turn, split_numbered, unbox
+from tasks.rewards.score import score
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,51 @@ def test_blocks_are_read_only_where_there_is_one() -> None:
     assert read_turn("<think>x</think><answer>B").answer is None
     assert read_turn("<answer><answer>B</answer></answer>").answer is None
     assert read_turn("<think>x").answer is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>Perhaps <answer>B</answer></think>",
+        "<think>Perhaps <answer>B</answer> or not",
+        "Perhaps <answer>B</answer></think>",
+        "<think>a</think> so <think><answer>B</answer></think>",
+        "<think><think>a</think><answer>B</answer></think>",
+    ],
+)
+def test_an_answer_inside_the_thinking_is_no_answer(text: str, rewards: RewardsConfig) -> None:
+    assert read_turn(text).answer is None
+    assert score({"problem_type": "choice", "options": ["a", "b"], "answer": "B"}, text, rewards).accuracy == 0.0
+
+
+def test_evidence_inside_the_thinking_is_none(rewards: RewardsConfig) -> None:
+    text = "<think><glue>[(1, 2)]</glue></think><answer>B</answer>"
+    assert read_turn(text).glue is None
+    sample = {"problem_type": "grounded_qa", "options": ["a", "b"], "answer": "B", "glue": [[1, 2]]}
+    assert score(sample, text, rewards).parts["glue_iou"] == 0.0
+
+
+def test_an_answer_after_the_thinking_is_read_wherever_the_thinking_opened() -> None:
+    assert read_turn("<think>a</think><answer>B</answer>").answer == "B"
+    assert read_turn("a, opened in the prompt</think><answer>B</answer>").answer == "B"
+    assert read_turn("<answer>B</answer><think>a</think>").answer == "B"
+
+
+@pytest.mark.parametrize(
+    ("completion", "value"),
+    [
+        ("<think>a</think><answer>It is <|begin_of_box|>12<|end_of_box|>.</answer>", 1.0),
+        ("<think>It is <|begin_of_box|>12<|end_of_box|></think><answer>12</answer>", 0.0),
+        ("<think>a <|begin_of_box|></think><answer>12<|end_of_box|></answer>", 0.0),
+        ("<think>a</think><answer><|begin_of_box|>12<|end_of_box|> <|begin_of_box|>12<|end_of_box|></answer>", 0.0),
+        ("<think>a</think><answer><|begin_of_box|> <|end_of_box|></answer>", 0.0),
+        ("<think>a</think><answer>\\boxed{12} <|begin_of_box|>12<|end_of_box|></answer>", 0.0),
+        ("<think>a</think><answer>12</answer>", 0.0),
+    ],
+)
+def test_the_box_stands_in_the_answer(completion: str, value: float, rewards: RewardsConfig) -> None:
+    sample = {"problem_type": "mathematics", "answer": "12"}
+    assert score(sample, completion, rewards).parts["format_boxed"] == value
 
 
 def test_an_untagged_completion_is_an_answer_only_if_the_config_says_so() -> None:

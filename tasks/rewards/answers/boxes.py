@@ -109,6 +109,15 @@ def _from_json(text: str) -> list[LabelledBox] | None:
     return boxes or None
 
 
+def read_track(field: str | None) -> list[Box] | None:
+    """The boxes of `[[x1, y1, x2, y2], ..]`, the one spelling of a track (VideoChat-R1); else None."""
+    try:
+        tree = json.loads(field or "")
+    except (ValueError, RecursionError):
+        return None
+    return [_box(node) for node in tree] if isinstance(tree, list) and tree and all(map(_is_box, tree)) else None
+
+
 def _is_box(node: Any) -> bool:
     return (
         isinstance(node, list)

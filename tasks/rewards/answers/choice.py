@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 
 _LEAD = re.compile(
-    r"(?:the\s{1,4})?(?:correct\s{1,4})?(?:final\s{1,4})?(?:answer|option|choice)(?:\s{1,4}is)?\s{0,4}:?\s{1,4}",
+    r"(?:(?:the|my)\s{1,4})?(?:(?:best|correct|right|final)\s{1,4}){0,2}(?:answer|option|choice)(?:\s{1,4}is)?"
+    r"(?:\s{0,4}:\s{0,4}|\s{1,4})(?:(?:option|choice)\s{1,4})?",
     re.IGNORECASE,
 )
+_BOXED = re.compile(r"\$?\\boxed\s?\{(?:\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}|([^{}]*))\}\$?(\.?)")
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)\.?|[.:,]|(?=\s|$))\s{0,8}(.*)", re.DOTALL)
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s{0,8}(.*)", re.DOTALL)
 _OPTION_LINE = re.compile(r"^\s{0,8}\(?([A-Z])[.):]\s{1,4}(.+?)\s{0,8}$", re.MULTILINE)
@@ -37,22 +39,22 @@ def option_texts(options: Sequence[str] | None, question: str = "") -> list[str]
 def read_choice(field: str | None, options: Sequence[str]) -> int | None:
     """Index of the chosen option, or None.
 
-    Read: "C", "c", "C.", "(C)", "C)", "Answer: C", "The answer is (C).", "C. text" and "(C) text" where the text is
-    option C's, and an option's full text alone if it is that of one option only. The field must hold nothing else: "A
-    B C D" or "B because .." choose nothing. options: texts without letters; if empty, only the letter forms are read.
+    Read: "C", "c", "C.", "(C)", "C)", "**C**", "\\boxed{C}", "Answer: C", "The best answer is (C).", "C. text" and "(C)
+    text" where the text is option C's, and an option's full text alone if it is that of one option only. The field must
+    hold nothing else: "A B C D" or "B because .." choose nothing, and "A dog .." is no A. options: texts without
+    letters; if empty, only the letter forms are read.
     """
     if field is None or len(field) > 4096:
         return None
-    text = field.strip()
-    by_text = [i for i, option in enumerate(options) if clean_text(option) == clean_text(text)]
-    if len(by_text) == 1:
-        return by_text[0]
-    lead = _LEAD.match(text)
-    text = text[lead.end() :] if lead else text
-    letter = _LETTER.fullmatch(text)
+    plain = _BOXED.sub(r"\1\2\3", field.replace("**", "")).strip()
+    bare = plain[lead.end() :] if (lead := _LEAD.match(plain)) else plain
+    for text in (field, plain, bare):
+        by_text = [i for i, option in enumerate(options) if clean_text(option) == clean_text(text)]
+        if len(by_text) == 1:
+            return by_text[0]
+    letter = _LETTER.fullmatch(bare)
     if letter is None:
-        by_text = [i for i, option in enumerate(options) if lead and clean_text(option) == clean_text(text)]
-        return by_text[0] if len(by_text) == 1 else None
+        return None
     index = ord(letter.group(1).upper()) - ord("A")
     rest = clean_text(letter.group(2))
     if (options and index >= len(options)) or (rest and not (options and rest == clean_text(options[index]))):

@@ -13,6 +13,9 @@ _JOIN = r"\s{0,4}(?:to|until|through|and|[-–—~,])\s{0,4}"
 _SPAN = re.compile(
     rf"[(\[]?\s{{0,4}}(?:from\s|between\s)?\s{{0,4}}{_TIME}{_JOIN}{_TIME}(?:\s{{0,4}}[)\]])?\.?", re.IGNORECASE
 )
+_PAIR = r"\((\d{1,9}(?:\.\d{1,20})?),\s*(\d{1,9}(?:\.\d{1,20})?)\)"
+_PAIRS = re.compile(_PAIR)
+_GLUE = re.compile(rf"\[(?:{_PAIR}(?:,\s*{_PAIR})*,?)?\]")
 _BETWEEN = re.compile(r"[\s,;]{1,16}(?:and\s{1,4})?")
 
 
@@ -54,6 +57,17 @@ def read_spans(field: str | None) -> list[Span] | None:
             return None
         at = gap.end() if gap else len(text)
     return spans if spans or field.strip() == "[]" else None
+
+
+def read_glue(field: str | None) -> list[Span] | None:
+    """The spans of a glue block: `[(1.0, 4.5), (7, 9)]` or `[]`, the one spelling that VideoChat-R1 takes.
+
+    None if it holds anything else, or a span that ends before it starts.
+    """
+    if field is None or _GLUE.fullmatch(field) is None:
+        return None
+    spans = [(float(start), float(end)) for start, end in _PAIRS.findall(field)]
+    return None if any(end < start for start, end in spans) else spans
 
 
 def read_span(field: str | None) -> Span | None:

@@ -28,8 +28,8 @@ class Turn:
     """One assistant turn, taken apart.
 
     text: without end-of-turn tokens. think, answer, glue: contents of the blocks, stripped; None where a block is
-    absent, unclosed or repeated. tagged: some tag stands in the text. complete: the frame of `has_format`, without
-    glue.
+    absent, unclosed or repeated, or an answer or glue stands inside the thinking. tagged: some tag stands in the text.
+    complete: the frame of `has_format`, without glue.
     """
 
     text: str
@@ -49,6 +49,7 @@ def read_turn(completion: str, untagged: str = "answer") -> Turn:
     text = strip_end_tokens(completion)
     tagged = any(tag in text for tag in TAGS)
     think, answer, glue = (_only_block(text, tags) for tags in (THINK, ANSWER, GLUE))
+    answer, glue = (None if _is_thought(text, tags[0]) else b for b, tags in ((answer, ANSWER), (glue, GLUE)))
     if not tagged and untagged == "answer":
         answer = text
     if answer is not None:
@@ -74,6 +75,16 @@ def _only_block(text: str, tags: tuple[str, str]) -> str | None:
     if end < 0 or text.find(opening, start + 1) >= 0 or text.find(closing) != end or text.find(closing, end + 1) >= 0:
         return None
     return text[start + len(opening) : end].strip()
+
+
+def _is_thought(text: str, tag: str) -> bool:
+    """True if the first of these tags stands inside the thinking: a think tag opened before it, or closing after it
+    (chat templates may write the opening one into the prompt), and not the other way round.
+    """
+    at = text.find(tag)
+    opened, closed = text.rfind(THINK[0], 0, at), text.rfind(THINK[1], 0, at)
+    opening, closing = text.find(THINK[0], at), text.find(THINK[1], at)
+    return opened > closed or (closing >= 0 and not 0 <= opening < closing)
 
 
 def has_format(text: str, glue: bool = False) -> bool:
