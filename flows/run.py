@@ -106,7 +106,7 @@ def open_run(flow_name: str, config: str, overrides: dict[str, Any] | None) -> I
     settings, chosen = settled(settings, folder)
     run = _identify(settings, folder)
     tracking = Tracking(folder, settings.tracking)
-    run = Run(run.run_id, run.home, _mlflow_run(tracking, run, settings))
+    run = Run(run.run_id, run.home, _mlflow_run(tracking, run, settings, chosen))
     LOGGER.info(chosen)
     lineage = Lineage(folder)
     lineage.record_run(run, flow_name, settings.model_dump(mode="json"), settings.seed)
@@ -148,10 +148,11 @@ def _identify(settings: PipelineConfig, folder: Path) -> Run:
     return run
 
 
-def _mlflow_run(tracking: Tracking, run: Run, settings: PipelineConfig) -> str:
+def _mlflow_run(tracking: Tracking, run: Run, settings: PipelineConfig, precision: str) -> str:
     note = run.folder / "mlflow_run_id"
     earlier = note.read_text() if note.exists() else None
-    run_id = tracking.start_run(run.run_id, {"config": settings.name, "run_id": run.run_id}, earlier)
+    tags = {"config": settings.name, "run_id": run.run_id, "precision": precision}
+    run_id = tracking.start_run(run.run_id, tags, earlier)
     if earlier is None:
         tracking.log_params(run_id, settings.model_dump(mode="json"))
         write_atomically(note, run_id)

@@ -51,4 +51,5 @@ def finished(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     desk = Desk({**server, "DISCERN_HOME": str(home)}, home)
     done = desk.flow("--config", "tiny")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    desk.output = done.stdout + done.stderr
     return desk

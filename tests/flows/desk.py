@@ -18,10 +18,11 @@ PREFECT = Path(sys.executable).with_name("prefect")
 
 @dataclass
 class Desk:
-    """Where a user sits: environment, home of the runs, and the commands they type."""
+    """Where a user sits: environment, home of the runs, and the commands they type. output: of the last one kept."""
 
     environment: dict[str, str]
     home: Path
+    output: str = ""
 
     def run(self, *command: str, timeout: float = 300, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from typing import Any
@@ -30,6 +31,21 @@ def test_a_training_prompt_is_traced_to_its_file_teacher_and_reward(finished: An
         rows = lineage.sql("SELECT * FROM ancestry LIMIT 1").df()
     assert len(rows) == 1
     assert {"dialogue_id", "question_id", "sample_id", "source_file", "reward"} <= set(rows.columns)
+
+
+def test_the_chosen_precision_stands_in_log_mlflow_and_lineage(finished: Any) -> None:
+    from mlflow import MlflowClient
+
+    with duckdb.connect(str(finished.home / "manifest.duckdb"), read_only=True) as lineage:
+        ((config,),) = lineage.sql("SELECT config FROM run WHERE config IS NOT NULL").fetchall()
+    precision = json.loads(config)["student"]["precision"]
+    assert precision in ("float32", "bfloat16")
+    client = MlflowClient(f"sqlite:///{finished.home / 'mlflow.db'}")
+    note = finished.home / "runs" / finished.summary()["run_id"] / "mlflow_run_id"
+    run = client.get_run(note.read_text())
+    assert run.data.params["student.precision"] == precision
+    assert run.data.tags["precision"].startswith(f"student.precision: {precision}, chosen for")
+    assert run.data.tags["precision"] in finished.output
 
 
 def test_the_same_run_again_is_all_cache(finished: Any) -> None:
