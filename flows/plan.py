@@ -2,9 +2,9 @@
 
     python -m flows.full_pipeline --config pipeline_config/qwen2_5_vl_7b.yaml --dry-run
 
-Checks the configuration, that every input, checkpoint, key and DeepSpeed file is there, and that gold answers drawn
-from the data score full marks; prints the stages with their sizes and the memory per device. Loads no weights, asks no
-teacher, writes nothing under the home.
+Checks the configuration, that every input, checkpoint, key and DeepSpeed file is there, that the student's stages can
+start with such settings on this machine, and that gold answers drawn from the data score full marks; prints the stages
+with their sizes and the memory per device. Loads no weights, asks no teacher, writes nothing under the home.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ from data_contracts.check import ContractError
 from pipeline_config.schema import ConfigError, OpenAITeacher, PipelineConfig
 from tasks.student.duration import Sizes, combined, expected_seconds, in_words, vision_tokens
 from tasks.student.precision import choice_for, settled
+from tasks.student.startable import (
+    attention_refusals,
+    deepspeed_refusals,
+    device_refusals,
+    reference_refusals,
+    share_refusals,
+)
 
 SAMPLED_FILES = 24  # of each source: read, expanded into questions, their gold scored
 
 
 @dataclass
 class Plan:
-    """findings: one sentence each, with its cure; the plan can be run if there are none.
+    """findings: one sentence each, with its cure; the plan can be run if there are none. notes do not stand in its way.
 
     num_samples, num_questions, num_asked, prompt_tokens: expected of the whole run, from what the sampled files gave;
     num_asked: questions of the training split; prompt_tokens: of one try at each of them; sizes: of each source's
@@ -39,6 +46,7 @@ class Plan:
     config: PipelineConfig
     precision: str = ""
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     num_files: int = 0
     num_samples: float = 0.0
     num_questions: float = 0.0
@@ -53,16 +61,22 @@ def make_plan(config: PipelineConfig) -> Plan:
     """Check everything a run needs; what is missing is a finding, never an exception."""
     with tempfile.TemporaryDirectory() as folder:
         config, precision = settled(config, Path(folder))
-        operations = choice_for(Path(folder)).operations
+        machine = choice_for(Path(folder))
     plan = Plan(config, precision)
+    if config.student.devices > 1 and not machine.num_gpus:
+        plan.notes.append(
+            f"student.devices: this machine has no GPU; here {config.student.devices} processes share its processor. "
+            "Whether there is a GPU for each is checked where the plan is made on the machine that is to run it"
+        )
     _check_sources(plan)
     plan.findings += [*_teacher_findings(config), *_student_findings(config), *_deepspeed_findings(config)]
     try:
+        plan.findings += _start_findings(config, machine.num_gpus)
         from tasks.student.memory import estimate_memory, model_shape
 
         plan.memory = estimate_memory(config)
         if plan.sizes:
-            plan.seconds = expected_seconds(config, model_shape(config), combined(plan.sizes), operations)
+            plan.seconds = expected_seconds(config, model_shape(config), combined(plan.sizes), machine.operations)
     except ConfigError as error:
         plan.findings.append(str(error))
     plan.findings = list(dict.fromkeys(plan.findings))
@@ -222,6 +236,17 @@ def _student_findings(config: PipelineConfig) -> Iterator[str]:
             )
 
 
+def _start_findings(config: PipelineConfig, num_gpus: int) -> Iterator[str]:
+    """What training would say at its start, after the annotation is paid. Raises ConfigError as `zero_stage`."""
+    devices, grpo = config.student.devices, config.grpo
+    yield from attention_refusals(config.student)
+    yield from device_refusals(devices, num_gpus)
+    yield from deepspeed_refusals("sft", config.sft.deepspeed, devices)
+    yield from deepspeed_refusals("grpo", grpo.deepspeed, devices)
+    yield from share_refusals(grpo.prompts_per_step, devices)
+    yield from reference_refusals(grpo.beta, grpo.deepspeed)
+
+
 def _deepspeed_findings(config: PipelineConfig) -> Iterator[str]:
     from tasks.student.zero import find_deepspeed
 
@@ -280,6 +305,8 @@ def print_plan(plan: Plan) -> None:
         print(f"Expected on this machine, to a factor of two: {shown}")
     for stage, parts in plan.memory.items():
         print(f"Memory per device, {stage}: " + ", ".join(f"{name} {gib:.1f} GiB" for name, gib in parts.items()))
+    for note in plan.notes:
+        print(f"Note: {note}.")
     for finding in plan.findings:
         print(f"Finding: {finding}")
     print("Nothing stands in its way." if not plan.findings else f"{len(plan.findings)} finding(s): not ready to run.")

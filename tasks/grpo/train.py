@@ -36,6 +36,7 @@ from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_at
 from tasks.student.checkpoint import Student, load_student, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
+from tasks.student.startable import reference_refusals
 from tasks.student.trainer import (
     check_devices,
     checkpoint_state_of,
@@ -44,7 +45,7 @@ from tasks.student.trainer import (
     steps_done,
     training_arguments,
 )
-from tasks.student.zero import whole_weights, zero_stage
+from tasks.student.zero import whole_weights
 
 ROLLOUTS_FILE = "rollouts.parquet"
 PROBE_FILE = "probe_before.json"
@@ -60,11 +61,8 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     Raises ConfigError, ContractError; ValueError if the loss is no number any more.
     """
     config = job.config
-    if config.grpo.beta and zero_stage(config.grpo.deepspeed) == 3:
-        raise ConfigError(
-            f"grpo.beta: above 0 needs whole weights on each device, which ZeRO-3 ({config.grpo.deepspeed}) shards; "
-            "set it to 0, or use pipeline_config/deepspeed/zero2.json"
-        )
+    for refusal in reference_refusals(config.grpo.beta, config.grpo.deepspeed):
+        raise ConfigError(refusal)
     set_seed(job.seed)  # new adapters start at random
     dialogues = {row["dialogue_id"]: row for row in pq.read_table(job.inputs["dialogues"]).to_pylist()}
     difficulty = pq.read_table(job.inputs["difficulty"], columns=["dialogue_id", "pool", "rewards"]).to_pylist()

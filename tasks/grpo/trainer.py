@@ -42,6 +42,7 @@ from tasks.grpo.scores import score_rollouts
 from tasks.rewards.score import Score
 from tasks.student.encode import Prompt, encode_prompts
 from tasks.student.generate import Completion, banned_token_ids, generate
+from tasks.student.startable import share_refusals
 from tasks.student.trainer import StudentTrainer
 from tasks.student.vision import StepFeatures
 from tasks.student.zero import whole_weights
@@ -368,11 +369,8 @@ class _Slots(torch.utils.data.Dataset[dict[str, int]]):
 
 def micro_batches(config: PipelineConfig, num_prompts: int, world_size: int) -> int:
     """Micro-batches per update and rank. Raises ConfigError if the ranks cannot share the prompts evenly."""
-    if num_prompts % world_size:
-        raise ConfigError(
-            f"grpo.prompts_per_step: {num_prompts} prompts cannot be shared by {world_size} devices; "
-            f"take a multiple of {world_size}"
-        )
+    for refusal in share_refusals(num_prompts, world_size):
+        raise ConfigError(refusal)
     return math.ceil(num_prompts // world_size / config.grpo.batch_size)
 
 

@@ -43,12 +43,16 @@ _REPEATS = 7
 
 @dataclass(frozen=True)
 class Choice:
-    """precision: what the device computes fast, and why. operations: per second, of a large product in it."""
+    """precision: what the device computes fast, and why. operations: per second, of a large product in it.
+
+    num_gpus: that a process can use, 0 where the device is a processor.
+    """
 
     precision: Precision
     device: str
     reason: str
     operations: float
+    num_gpus: int = 0
 
 
 def choose() -> Choice:
@@ -79,9 +83,8 @@ def _choose_on_gpu(device: str) -> Choice:
         precision, dtype, reason = "bfloat16", torch.bfloat16, "the GPU has instructions for bfloat16"
     else:
         precision, dtype, reason = "float32", torch.float32, "the GPU has no instructions for bfloat16"
-    return Choice(
-        precision, device, reason, 2.0 * _ROWS * _INPUTS * _OUTPUTS / _product_seconds([dtype], "cuda")[dtype]
-    )
+    operations = _NUM_OPERATIONS / _product_seconds([dtype], "cuda")[dtype]
+    return Choice(precision, device, reason, operations, torch.cuda.device_count())
 
 
 def _product_seconds(dtypes: list[torch.dtype], device: str) -> dict[torch.dtype, float]:

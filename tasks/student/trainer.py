@@ -22,6 +22,7 @@ from pipeline_config.schema import ConfigError, OptimiserConfig, PipelineConfig
 from tasks.student.checkpoint import Student
 from tasks.student.freeze import parameter_groups
 from tasks.student.precision import precision_of
+from tasks.student.startable import deepspeed_refusals
 from tasks.student.zero import find_deepspeed, sharded_parameters
 
 COMPLETE_FILE = "complete.json"
@@ -111,8 +112,8 @@ def check_devices(stage: Literal["sft", "grpo"], config: PipelineConfig, world_s
     devices = config.student.devices
     if world_size != devices:
         raise ConfigError(f"student.devices is {devices}, but {world_size} process(es) run; start it with torchrun")
-    if getattr(config, stage).deepspeed and devices == 1:
-        raise ConfigError(f"{stage}.deepspeed: needs student.devices of two or more; leave it out for one")
+    for refusal in deepspeed_refusals(stage, getattr(config, stage).deepspeed, devices):
+        raise ConfigError(refusal)
 
 
 def last_complete(folder: Path) -> Path | None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from flows.plan import make_plan
+from flows.plan import make_plan, print_plan
 from pipeline_config.schema import load_config
+from tasks.student.precision import Choice
 
 ROOT = Path(__file__).parents[2]
 VIDA = ROOT / "tests" / "fixtures" / "vida"
@@ -41,6 +42,48 @@ def test_the_7b_recipe_on_three_pictures_lacks_only_key_and_weights() -> None:
     assert any("OPENAI_API_KEY" in finding for finding in plan.findings)
     assert any("Qwen/Qwen2.5-VL-7B-Instruct" in finding for finding in plan.findings)
     assert plan.memory["sft"]["total"] > plan.memory["sft"]["weights"] > 15
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_gpus", "said"),
+    [
+        ({"student.attention": "flash_attention_2"}, 8, "student.attention: flash_attention_2 needs flash-attn"),
+        ({}, 4, "student.devices: 8 processes need a GPU each, and this machine has 4"),
+        ({"grpo.prompts_per_step": 12}, 8, "grpo.prompts_per_step: 12 prompts cannot be shared by 8 devices"),
+        ({"student.devices": 1, "sft.deepspeed": None}, 1, "grpo.deepspeed: needs student.devices of two or more"),
+        ({"student.devices": 1, "grpo.deepspeed": None}, 1, "sft.deepspeed: needs student.devices of two or more"),
+        (
+            {"grpo.beta": 0.04, "grpo.deepspeed": "pipeline_config/deepspeed/zero3.json"},
+            8,
+            "grpo.beta: above 0 needs whole weights",
+        ),
+    ],
+)
+def test_what_would_end_after_the_paid_annotation_is_a_finding(
+    settings: dict[str, Any], num_gpus: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Choice("bfloat16", "a GPU", "it is fast", 1e14, num_gpus)
+    monkeypatch.setattr("flows.plan.choice_for", lambda home: machine)
+    plan = make_plan(load_config("qwen2_5_vl_7b", {**FIXTURE, **settings}))
+    assert [finding for finding in plan.findings if finding.startswith(said)] == [plan.findings[2]]
+    assert len(plan.findings) == 3, "beside the key and the weights"
+    assert plan.notes == []
+
+
+def test_a_plan_for_gpus_on_a_machine_without_says_what_it_cannot_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flows.plan.choice_for", lambda home: Choice("bfloat16", "a processor", "it is fast", 1e11))
+    plan = make_plan(load_config("qwen2_5_vl_7b", FIXTURE))
+    assert len(plan.findings) == 2
+    (note,) = plan.notes
+    assert "this machine has no GPU; here 8 processes share its processor" in note
+    print_plan(plan)
+    printed = capsys.readouterr().out
+    assert f"Note: {note}." in printed
+    for stage in ("sft", "mine", "grpo", "evaluate"):
+        assert f"Memory per device, {stage}: weights" in printed
+    assert make_plan(load_config("tiny")).notes == []
 
 
 def test_a_deepspeed_file_is_found_where_training_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
