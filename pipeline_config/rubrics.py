@@ -41,3 +41,26 @@ DEFAULT_RUBRICS: dict[str, dict[str, float]] = {
     "chart": {"chart": 1.0, "format_boxed": 1.0, "language_gate": 1.0, "repetition_gate": 1.0},
     "judged": {"judge_agreement": 1.0, "format": 1.0},
 }
+
+_OURS = "ours, nothing is released"
+_QUALITY = "ours; the pair of accuracy and format is that of Q-Insight"
+_VIDEOCHAT_R1 = "no, a plain sum"
+_VIDEO_R1 = (
+    "no, a plain sum; the rubric is chosen by each sample's type, the released code takes the first one's for all"
+)
+_GLM = "what fails the form or a gate gets the batch's lowest reward in the released code, here a lower sum or 0"
+
+# Where the sum of a rubric's rewards departs from the code its source released; docs/rewards.md prints it.
+DEPARTURES: dict[str, str] = {
+    "dialogue": "ours; MIPI's second place publishes the number of right answers as the reward, no code",
+    **dict.fromkeys(("choice", "mos", "detection", "grounding", "region", "description"), _QUALITY),
+    **dict.fromkeys(("brief", "distortion", "free_form"), _QUALITY),
+    **dict.fromkeys(("temporal_grounding", "tracking", "grounded_qa"), _VIDEOCHAT_R1),
+    **dict.fromkeys(
+        ("video_quality", "caption"), "the paper's plain sum; the released training script has neither task"
+    ),
+    "structured_caption": "the paper's plain sum; no code is released",
+    **dict.fromkeys(("multiple choice", "numerical", "OCR", "free-form", "regression"), _VIDEO_R1),
+    **dict.fromkeys(("mathematics", "physics", "chart"), _GLM),
+    "judged": _OURS,
+}

@@ -70,6 +70,8 @@ def read_item_boxes(item: Item, text: str | None) -> list[LabelledBox] | None:
     judges="answer",
     continuous=True,
     source="VLM-R1 (referring expressions); VideoChat-R1 sec. 3 (R_IoU)",
+    departs="VLM-R1 takes the first box that stands anywhere in the answer (and in its first version pays 1 for IoU > "
+    ".5, else 0); here several boxes are unread, because an answer must commit to one",
     formula="area of the intersection / area of the union of the answer's one box and the gold's",
     example=(
         {"problem_type": "grounding", "answer": "<|box_start|>(0,0),(500,500)<|box_end|>"},

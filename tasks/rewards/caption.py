@@ -33,6 +33,8 @@ def _recall(item: Item) -> tuple[float, str]:
     judges="answer",
     continuous=True,
     source="VideoChat-R1 sec. 3 (R_recall)",
+    departs="the released training script has no reward for captions; the formula is the paper's. Its judge is "
+    "Qwen2.5-72B, here the config's",
     formula="events of the reference that the caption entails / events of the reference, as the judge says",
     example=(
         {"problem_type": "caption", "answer": " ".join(_EVENTS), "events": _EVENTS},
@@ -53,6 +55,7 @@ def event_recall(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="VideoCap-R1 sec. 3 (Escore); the three-way reading of the thresholds is ours",
+    departs="no code is released; the formula is the paper's",
     formula="s = event recall: 0 if s < .28, .5 if s < .35, else 1",
     example=(
         {"problem_type": "structured_caption", "answer": " ".join(_EVENTS), "events": _EVENTS},
@@ -117,6 +120,7 @@ _DOG = {"name": "brown dog", "attributes": ["brown", "wet"], "actions": ["runs"]
     judges="answer",
     continuous=True,
     source="VideoCap-R1 sec. 3 (Tscore); JSON layout and matching are ours",
+    departs="no code is released; the formula is the paper's, layout and matching are ours",
     formula="(F1 of attributes + F1 of actions) / 2 of the subjects in the think block against the annotated ones",
     example=(
         {"problem_type": "structured_caption", "answer": "A dog runs.", "subjects": [_DOG]},
@@ -136,6 +140,8 @@ def think_score(item: Item) -> Outcome:
     "judge_agreement",
     judges="answer",
     source="GLM-4.1V-Thinking sec. 5 (model judge where no rule applies)",
+    departs="the released verifiers ask a model wherever their rules cannot read a text; here only where the rubric "
+    "says so, because one weak judge can collapse every domain",
     formula="1 if the judge finds the answer to say the same as the gold, else 0",
     example=(
         {"problem_type": "judged", "question": "Who opens the door?", "answer": "a woman"},

@@ -10,6 +10,9 @@ from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
     "choice",
     judges="answer",
     source="VideoChat-R1 sec. 3 (R_acc); Video-R1 (multiple choice)",
+    departs='VideoChat-R1 takes the first of A-G that stands anywhere in the answer ("Answer: C" is A), Video-R1 '
+    "wants the letter alone; here the field must hold one choice in any usual spelling, so that neither prose "
+    "nor a list of letters earns anything",
     formula="1 if the chosen option is the gold's, else 0",
     example=(
         {"problem_type": "choice", "options": ["Noise", "Low clarity"], "answer": "B"},

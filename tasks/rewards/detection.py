@@ -17,6 +17,7 @@ _NOISE = "<|object_ref_start|>Severe noise<|object_ref_end|><|box_start|>(0,0),(
     judges="answer",
     continuous=True,
     source="ours; classes and threshold of the official MIPI score",
+    departs="nothing is released; ours",
     formula="2 * matches / (gold boxes + found boxes), a match having the gold's distortion and IoU >= rewards.box_iou",
     example=({"problem_type": "detection", "answer": _NOISE}, f"<think></think><answer>{_NOISE}</answer>", 1.0),
 )
@@ -34,6 +35,9 @@ def detection_f1(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="VLM-R1 (detection)",
+    departs="the released code compares whole labels in lower case, here the severity that a label may begin with is "
+    "no part of it (`distortion_q_insight` pays for it); text it cannot read counts there as no boxes, which "
+    "is right where the gold has none, and here as unread",
     formula=".7 * (sum of the matches' IoU, 0 for a wrong label) / gold "
     "+ .3 * (1 - (missed / gold + false / found) / 2)",
     example=({"problem_type": "detection", "answer": _NOISE}, f"<think></think><answer>{_NOISE}</answer>", 1.0),
@@ -61,6 +65,8 @@ def detection_vlm_r1(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="VLM-R1 (mAP reward), with the rules of the official MIPI score",
+    departs="the released code calls COCO's mAP, which reads precision at 101 points and drops labels that the gold "
+    "lacks; here the rules of the official MIPI score hold, so that reward and metric are one",
     formula="mAP of this picture at IoU >= rewards.box_iou, all-point interpolation; a class only predicted has AP 0",
     example=({"problem_type": "detection", "answer": _NOISE}, f"<think></think><answer>{_NOISE}</answer>", 1.0),
 )

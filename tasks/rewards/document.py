@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline_config.rubrics import DEFAULT_RUBRICS
+from pipeline_config.rubrics import DEFAULT_RUBRICS, DEPARTURES
 from tasks.rewards import batch, score
 from tasks.rewards.answers import boxes, choice, expressions, numbers, quality, spans, subjects, turn, units
 from tasks.rewards.metrics import challenge, constant, correlation, intervals, video
@@ -73,9 +73,10 @@ def page() -> str:
         *(_function(f) for f in (score.score, batch.score_batch)),
         "## Default rubrics",
         "From `pipeline_config/rubrics.py`; a config's `rewards.rubrics` is laid over them.",
-        "| problem type | rewards and weights |\n|---|---|\n"
+        "| problem type | rewards and weights | the sum departs from the released code |\n|---|---|---|\n"
         + "\n".join(
-            f"| `{name}` | {', '.join(f'`{reward}` {weight:g}' for reward, weight in rubric.items())} |"
+            f"| `{name}` | {', '.join(f'`{reward}` {weight:g}' for reward, weight in rubric.items())} "
+            f"| {DEPARTURES[name]} |"
             for name, rubric in DEFAULT_RUBRICS.items()
         ),
     ]
@@ -103,6 +104,7 @@ def _reward(reward: Reward) -> str:
         f"- Formula: {reward.formula}",
         f"- Range: {kind if reward.judges != 'group' else '0 to its bonus' if not reward.continuous else kind}",
         f"- Source: {reward.source}",
+        f"- Departs from the released code: {reward.departs}",
     ]
     if reward.example:
         sample, completion, value = reward.example

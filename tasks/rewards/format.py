@@ -12,6 +12,8 @@ from tasks.rewards.reward import Item, Outcome, read_gold, reward
     "format",
     judges="form",
     source="VideoChat-R1 sec. 3 (R_format); an empty think block counts, ours",
+    departs="the released pattern also takes repeated and nested tags and an empty answer; they are refused here, "
+    "because they let a turn hold two answers or none",
     formula="1 if the turn is `<think>..</think>\\s*<answer>..</answer>` alone, no tag nested or repeated; else 0",
     example=({"problem_type": "choice", "answer": "B"}, "<think>Blocky edges.</think><answer>B</answer>", 1.0),
 )
@@ -24,6 +26,7 @@ def think_answer(item: Item) -> Outcome:
     "format_glue",
     judges="form",
     source="VideoChat-R1 sec. 3 (grounded question answering)",
+    departs="as `format`; the list has the released spelling, white space around it aside",
     formula="1 if the turn is think, answer and `<glue>[(s, e), ..]</glue>` with s <= e; else 0",
     example=(
         {"problem_type": "grounded_qa", "answer": "B", "glue": [[1, 4]]},
@@ -43,6 +46,8 @@ _TRACK = "[[0, 0, 0.5, 0.5], [0, 0, 1, 1]]"
     "format_tracking",
     judges="form",
     source="VideoChat-R1 sec. 3 (tracking)",
+    departs="as `format`; the released code fixes 8 lists, here there are as many as the gold has, which is 8 in its "
+    "data, and their members must be numbers",
     formula="1 if the turn has the frame of `format` and the answer is a list of lists of 4 numbers, as many as "
     "the gold has boxes (8); else 0",
     example=({"problem_type": "tracking", "answer": _TRACK}, f"<think>Left.</think><answer>{_TRACK}</answer>", 1.0),
@@ -57,6 +62,9 @@ def think_answer_track(item: Item) -> Outcome:
     "format_boxed",
     judges="form",
     source="GLM-4.1V-Thinking sec. 5",
+    departs="the released check allows one box at most, counts it in the answer alone and leaves a missing one to the "
+    "verifiers; here exactly one is asked for in the whole turn, so that the frame alone says whether an "
+    "answer can be verified",
     formula="1 if the turn has the frame of `format`, one `<|begin_of_box|>..<|end_of_box|>`, not empty and in the "
     "answer, and no `\\boxed`; else 0",
     example=(

@@ -100,6 +100,8 @@ def mixes_languages(text: str, question: str) -> bool:
     "repetition_gate",
     judges="gate",
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
+    departs="the released check finds any 50 characters that stand ten times; here the share of distinct n-grams "
+    "decides, because lists of boxes and tables repeat without looping",
     formula="0 if fewer than 35 % of the turn's 4-grams of words are distinct (from 48 words; a Chinese character is "
     "a word), or of the 16-grams of letters in words that run on, or a character runs on; else 1",
     example=(
@@ -117,6 +119,9 @@ def repetition_gate(item: Item) -> Outcome:
     "language_gate",
     judges="gate",
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
+    departs="the released check knows Chinese and English alone and fails a turn with a Chinese paragraph of 50 "
+    "characters beside an English one of 200 words; here any script counts, from a sentence on, because short "
+    "turns mix too",
     formula="0 if more than 4 % (and 8) of the letters in the turn's words are of a script that question, options and "
     "gold do not use; else 1",
     example=(

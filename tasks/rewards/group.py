@@ -24,6 +24,7 @@ EPSILON = 1e-6
     "length_bonus",
     judges="group",
     source="Video-R1 sec. 3, released code",
+    departs="no",
     formula="rewards.length_bonus.bonus (.2) for a correct answer of 320..512 tokens, if two are correct; else 0",
 )
 def length_bonus(item: Item) -> Outcome:
@@ -35,6 +36,7 @@ def length_bonus(item: Item) -> Outcome:
     "order_bonus",
     judges="group",
     source="Video-R1 sec. 3 (T-GRPO)",
+    departs="no by default; mu = 1 and p as the share of correct answers are the paper's, by the config",
     formula="alpha (.3) for a correct answer on ordered frames if p >= mu * p~, p and p~ the accuracies on ordered and "
     "shuffled frames; else 0. None for pictures",
 )
@@ -48,6 +50,9 @@ def order_bonus(item: Item) -> Outcome:
     judges="group",
     continuous=True,
     source="VisualQuality-R1 sec. 3",
+    departs="the released code takes a random score from 1 to 5 for an answer without a number, here it earns 0; the "
+    "value is cut at 1 (it may exceed it by the root of e), and predictions outside 0..100 are cut, so that "
+    "one absurd number does not swamp the variances",
     formula="mean over the other pictures of sqrt(p * gt + e) + sqrt((1 - p)(1 - gt) + e), "
     "p = Phi((q - mean_other) / sqrt(var + var_other + e)), e = 1e-6, gt in {1, 0, .5}; cut at 1",
 )

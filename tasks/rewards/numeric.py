@@ -39,6 +39,9 @@ def in_unit_of_gold(found: Quantity | None, gold: Quantity, item: Item) -> Quant
     "numerical",
     judges="answer",
     source="Video-R1 sec. 3 (numerical)",
+    departs='the released code reads plain floats alone and takes a thousands comma for a decimal mark ("1,234" '
+    'differs from "1234"); here commas do not matter, units, a typographic minus and powers of ten are read, '
+    "and units are converted",
     formula="0 if exactly one of gold and answer has a decimal mark; else 1 if equal when rounded to 2 places",
     example=({"problem_type": "numerical", "answer": "1234.50"}, "<think></think><answer>1,234.5</answer>", 1.0),
 )
@@ -56,6 +59,9 @@ def numerical(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="Video-R1 sec. 3 (regression); a gold of 0 scores 1 for 0 only, ours",
+    departs="the released code adds 1e-9 above and below the fraction, so that a gold of 0 earns nothing even for 0; "
+    "here 0 earns 1. Units, a typographic minus, powers of ten and fractions are read, and units are "
+    "converted",
     formula="1 - clip(|answer - gold| / |gold|, 0, 1)",
     example=({"problem_type": "regression", "answer": "4.0"}, "<think></think><answer>3.0</answer>", 0.75),
 )
@@ -105,6 +111,7 @@ def _within(item: Item, tolerance: float) -> Outcome:
     "mathematics",
     judges="answer",
     source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-6)",
+    departs="as `physics`",
     formula="1 if |answer - gold| <= 1e-6 * |gold|, else 0; expressions by their value, other golds by equal texts",
     example=({"problem_type": "mathematics", "answer": "0.75"}, "<think>x</think><answer>3/4</answer>", 1.0),
 )
@@ -117,6 +124,9 @@ def mathematics(item: Item) -> Outcome:
     "physics",
     judges="answer",
     source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-5)",
+    departs="the released verifiers hand the text to sympy in its strict mode, which takes no text, so that every "
+    "answer goes to a model judge; 1e-6 is added to |gold|. Here a grammar of our own reads the text, the "
+    "tolerance is relative at every size, units are converted, and no model is asked",
     formula="1 if |answer - gold| <= 1e-5 * |gold| in the gold's unit, else 0",
     example=({"problem_type": "physics", "answer": "9.81 m/s^2"}, "<think>x</think><answer>9.81</answer>", 1.0),
 )
@@ -129,6 +139,8 @@ def physics(item: Item) -> Outcome:
     "chart",
     judges="answer",
     source="GLM-4.1V-Thinking sec. 5.2 (relative tolerance 2.5e-2, years exact)",
+    departs="as `physics`; the released code takes whole numbers from 1000 to 3000 for years, here 1500 to 2100 "
+    "without unit and comma, so that counts are not held to the last digit",
     formula="1 if |answer - gold| <= .025 * |gold|, else 0; years and texts must be equal",
     example=({"problem_type": "chart", "answer": "2021"}, "<think>x</think><answer>2020</answer>", 0.0),
 )

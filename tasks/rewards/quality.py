@@ -30,6 +30,7 @@ def _opinion_scores(item: Item) -> tuple[float, Quantity | None]:
     judges="answer",
     continuous=True,
     source="Q-Insight (score reward)",
+    departs='the released code reads {"rating": ..} as JSON, here the field is the bare number',
     formula="1 if |answer - gold| < rewards.mos_threshold (.35), else 0",
     example=({"problem_type": "mos", "answer": "3.42"}, "<think></think><answer>3.10</answer>", 1.0),
 )
@@ -44,6 +45,7 @@ def mos_threshold(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="ours; the smooth form of Q-Insight's threshold",
+    departs="nothing is released; ours",
     formula="exp(-(answer - gold)^2 / (2 * .5^2))",
     example=({"problem_type": "mos", "answer": "3.00"}, "<think></think><answer>3.50</answer>", 0.6065),
 )
@@ -64,6 +66,7 @@ def _phrases(item: Item) -> tuple[Phrase | None, Phrase | None]:
     "region_phrase",
     judges="answer",
     source="ours; exact form of Q-Insight's distortion reward",
+    departs="nothing is released; ours",
     formula="1 if distortion and severity are the gold's (Slight = Minor), else 0",
     example=(
         {"problem_type": "region", "answer": "Minor noise"},
@@ -85,6 +88,8 @@ def region_phrase(item: Item) -> Outcome:
     "distortion_q_insight",
     judges="answer",
     source="Q-Insight (distortion reward)",
+    departs="the released code reads class and severity from JSON and compares them as written; here they are one "
+    'phrase ("Slight noise"), and Slight is Minor, as in ViDA-UGC',
     formula=".25 if the distortion is the gold's, + .75 if the severity is too",
     continuous=True,
     example=({"problem_type": "region", "answer": "Minor noise"}, "<think></think><answer>Severe noise</answer>", 0.25),
@@ -102,6 +107,7 @@ def distortion_q_insight(item: Item) -> Outcome:
     "free_form",
     judges="answer",
     source="ours for phrases; Video-R1 (free-form) for other texts",
+    departs="phrases: nothing is released; ours. Other texts: as `rouge`",
     formula="phrase golds: 1 if distortion and severity agree, else 0; other golds: mean F of ROUGE-1, -2, -L",
     example=(
         {"problem_type": "free_form", "answer": "Moderate noise"},
@@ -122,6 +128,7 @@ def free_form(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="ours",
+    departs="nothing is released; ours",
     formula="mean of: level is the gold's; key distortion's phrase is the gold's. Other golds: ROUGE",
     example=(
         {"problem_type": "brief", "answer": "The quality of the image is poor; its key distortion is severe noise."},
@@ -144,6 +151,7 @@ def brief(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="ours",
+    departs="nothing is released; ours",
     formula="mean of: severity is the gold's; IoU >= rewards.box_iou. 0 for another distortion. Other golds: ROUGE",
     example=(
         {
@@ -173,6 +181,8 @@ def affected_region(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="ours; the three description terms of the official MIPI score, for one picture",
+    departs="the official score takes the three over all pictures and counts key distortions by precision; one "
+    "picture needs F1, or naming few would pay",
     formula="mean of: level is the gold's; detection F1 of all boxes; F1 of the key distortions",
     example=(
         {

@@ -1,6 +1,6 @@
 """What a reward is: a named pure function of one question and one answer, and the table of all of them.
 
-    @reward("choice", judges="answer", source="..", formula="..")
+    @reward("choice", judges="answer", source="..", departs="..", formula="..")
     def choice(item: Item) -> Outcome: ...
 
 Outcome: a float in the reward's range; None where the reward does not apply to this question; `Unread` where the answer
@@ -68,14 +68,16 @@ class Reward:
     """A reward and what docs/rewards.md says of it.
 
     judges: ``answer`` counts towards accuracy; ``form`` judges the frame of the turn; ``gate`` makes the total 0
-    where it is 0; ``group`` needs the other answers of the group or batch and is None alone. continuous: near answers
-    earn something, so that constant answers do.
+    where it is 0; ``group`` needs the other answers of the group or batch and is None alone. departs: where it departs
+    from the code that the source's authors released, and why. continuous: near answers earn something, so that constant
+    answers do.
     """
 
     name: str
     function: Callable[[Item], Outcome]
     judges: Literal["answer", "form", "gate", "group"]
     source: str
+    departs: str
     formula: str
     continuous: bool
     example: tuple[dict[str, Any], str, float] | None
@@ -89,6 +91,7 @@ def reward(
     *,
     judges: Literal["answer", "form", "gate", "group"],
     source: str,
+    departs: str,
     formula: str,
     continuous: bool = False,
     example: tuple[dict[str, Any], str, float] | None = None,
@@ -97,7 +100,7 @@ def reward(
 
     def enter(function: Callable[[Item], Outcome]) -> Callable[[Item], Outcome]:
         assert name not in REWARDS, f"two rewards are named {name}"
-        REWARDS[name] = Reward(name, function, judges, source, formula, continuous, example)
+        REWARDS[name] = Reward(name, function, judges, source, departs, formula, continuous, example)
         return function
 
     return enter

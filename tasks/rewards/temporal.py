@@ -45,6 +45,9 @@ def spans_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
     judges="answer",
     continuous=True,
     source="VideoChat-R1 sec. 3 (R_IoU of temporal grounding)",
+    departs='the released code takes the last "s to e" or "s and e" anywhere in the answer; here the field must be '
+    "one span, in more spellings (clock times, seconds, brackets), and a span that ends before it starts is "
+    "unread",
     formula="|I ∩ J| / |I ∪ J| of the answer's one span and the gold's",
     example=(
         {"problem_type": "temporal_grounding", "answer": "10.00 to 20.00"},
@@ -63,6 +66,8 @@ def temporal_iou(item: Item) -> Outcome:
     judges="answer",
     continuous=True,
     source="VideoChat-R1 sec. 3 (R_IoU of grounded question answering)",
+    departs="spans without duration: the released code gives 1 where neither side has any, here they must be equal. "
+    "White space around the list is allowed",
     formula="IoU of the merged spans of `<glue>` and of the gold's; both empty: 1",
     example=(
         {"problem_type": "grounded_qa", "answer": "B", "glue": [[0, 4], [6, 10]]},
@@ -93,6 +98,9 @@ def tracking_overlaps(gold: Sequence[Box], found: Sequence[Box]) -> list[float]:
     judges="answer",
     continuous=True,
     source="VideoChat-R1 sec. 3 (R_IoU of tracking)",
+    departs="the released code reads 8 lists of 4 and scores two equal boxes without area 0; here boxes are read in "
+    "any spelling of `read_boxes` (the frame is judged by `format_tracking`), and equal boxes overlap fully, "
+    "so that every gold scores 1",
     formula="mean IoU of the boxes, one per frame; as many as the gold has (8), else unreadable",
     example=(
         {"problem_type": "tracking", "answer": "[[0, 0, 0.5, 0.5], [0, 0, 1, 1]]"},

@@ -56,6 +56,9 @@ def _words(text: str | None) -> list[str] | None:
     judges="answer",
     continuous=True,
     source="Video-R1 sec. 3 (free-form)",
+    departs="equal texts score 1 (in the released code a text without a-z and 0-9 scores 0 against itself), a gold of "
+    "one word leaves ROUGE-2 out (it would be 0), and more than 1024 words are unread, because the cost is "
+    "the product of both lengths",
     formula="mean F of ROUGE-1, ROUGE-2 and ROUGE-L, stemmed",
     example=(
         {"problem_type": "free-form", "answer": "The dog runs"},
@@ -83,6 +86,7 @@ def num_word_edits(a: Sequence[str], b: Sequence[str]) -> int:
     judges="answer",
     continuous=True,
     source="Video-R1 sec. 3 (OCR)",
+    departs="more than 1024 words are unread, because the cost is the product of both lengths; else no",
     formula="clip(1 - word edits / words of the gold, 0, 1)",
     example=(
         {"problem_type": "OCR", "answer": "mind the gap please"},
@@ -106,6 +110,7 @@ def ocr(item: Item) -> Outcome:
     "exact_text",
     judges="answer",
     source="VideoChat-R1 sec. 3 (R_acc of video quality)",
+    departs="the released training script has no reward for video quality; equal texts are the paper's accuracy",
     formula="1 if the texts are equal, case, white space and a closing full stop aside; else 0",
     example=({"problem_type": "video_quality", "answer": "Good"}, "<think></think><answer>good.</answer>", 1.0),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline_config.rubrics import DEFAULT_RUBRICS, DEPARTURES
 from pipeline_config.schema import RewardsConfig
 from tasks.rewards.document import PAGE, page
 from tasks.rewards.reward import REWARDS
@@ -22,9 +23,15 @@ def test_examples_are_true(name: str) -> None:
     assert score(sample, completion, config).parts[name] == pytest.approx(value, abs=1e-4)
 
 
+def test_every_rubric_says_where_its_sum_departs() -> None:
+    assert set(DEPARTURES) == set(DEFAULT_RUBRICS)
+
+
 def test_every_reward_is_documented() -> None:
     for name, reward in REWARDS.items():
         assert reward.function.__doc__, name
         assert reward.formula, name
         assert reward.source, name
+        assert reward.departs, name
+        assert f"### `{name}`" in PAGE.read_text(), name
         assert reward.example or reward.judges == "group", name

@@ -45,6 +45,9 @@ def read_turn(completion: str, untagged: str = "answer") -> Turn:
 
     untagged: what a completion with no tag at all means: ``answer`` (the whole text is the answer field; the missing
     frame costs the format reward only) or ``unparseable``.
+
+    The released codes take the first `<answer>` of a turn (VideoChat-R1's temporal grounding the last) wherever it
+    stands. Here an answer stands once and outside the thinking, or a turn could try several.
     """
     text = strip_end_tokens(completion)
     tagged = any(tag in text for tag in TAGS)
@@ -128,8 +131,8 @@ def unbox(field: str) -> str | None:
 def split_numbered(field: str, num_answers: int) -> list[str | None]:
     """The answers 1..num_answers of a merged answer field, by their number.
 
-    One answer stands unnumbered, though "1. X" is read too. Lines that bear no number continue the answer above them.
-    A number that is missing or repeated, or any text before the first number, is no answer: None.
+    One answer stands unnumbered, though "1. X" is read too, unless the gold itself begins with "1.". Lines that bear
+    no number continue the answer above them. A number that is missing or repeated, or any text before the first number, is no answer: None.
     """
     if num_answers == 1:
         numbered = _NUMBERED.fullmatch(field)
