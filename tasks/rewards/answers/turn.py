@@ -132,7 +132,8 @@ def split_numbered(field: str, num_answers: int) -> list[str | None]:
     """The answers 1..num_answers of a merged answer field, by their number.
 
     One answer stands unnumbered, though "1. X" is read too, unless the gold itself begins with "1.". Lines that bear
-    no number continue the answer above them. A number that is missing or repeated, or any text before the first number, is no answer: None.
+    no number continue the answer above them. A number that is missing or repeated, or any text before the first
+    number, is no answer: None.
     """
     if num_answers == 1:
         numbered = _NUMBERED.fullmatch(field)
