@@ -347,7 +347,7 @@ class GrpoConfig(Section):
 
 # --------------------------------------------------------------------------------------------- rewards, evaluation
 class LexicalJudge(Section):
-    """Offline default: a statement is entailed if the text holds enough of its stemmed content words."""
+    """Offline default: a statement is entailed if one sentence of the text says it in about its own words."""
 
     kind: Literal["lexical"] = "lexical"
     share: Share = Field(0.7, description="of a statement's content words")

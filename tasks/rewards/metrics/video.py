@@ -10,7 +10,8 @@ from typing import Any
 from tasks.rewards.answers.boxes import read_boxes
 from tasks.rewards.answers.spans import read_spans
 from tasks.rewards.caption import f1
-from tasks.rewards.judge import Judge, sentences
+from tasks.rewards.judge import Judge
+from tasks.rewards.lexical import content_stems, sentences
 from tasks.rewards.temporal import spans_iou, tracking_overlaps
 
 RECALL_AT = (0.3, 0.5, 0.7)
@@ -75,8 +76,6 @@ def event_f1(
 
 def set_f1(gold: Iterable[str], found: Iterable[str]) -> float:
     """F1 of two lists of short texts (actions, objects), compared by their stemmed words, repeats dropped."""
-    from tasks.rewards.judge import content_stems
-
     a, b = ({frozenset(content_stems(text)) for text in texts if text.strip()} for texts in (gold, found))
     return f1(len(a & b), len(b), len(a))
 
