@@ -1,35 +1,51 @@
-"""The probe samples as training does."""
+"""The probe: what one process samples alone, several sample in shares; rewards that look at a whole batch see it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline_config.schema import StudentConfig
+from tasks.grpo import probe as module
 from tasks.grpo.probe import probe
 from tasks.launcher.job import Job
 from tasks.student.checkpoint import load_student
 
-pytestmark = pytest.mark.usefixtures("letters_reward")
 
+def test_processes_sample_shares_and_the_first_scores_them_all(
+    student_folder: Path,
+    tables: dict[str, Path],
+    make_job: Callable[..., Job],
+    letters_reward: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student = load_student(str(student_folder), StudentConfig())
+    dialogues = pq.read_table(tables["dialogues"]).to_pylist()[:7]
+    config = make_job(probe_rollouts=3).config
+    alone = probe(student, dialogues, config, seed=4)
+    assert len(set(alone["rewards"])) == 7, "prompts can be told apart"
+    sampled: list[int] = []
+    generate = module.generate
 
-def probed(job: Job, seed: int) -> dict[str, Any]:
-    rows = pq.read_table(job.inputs["dialogues"]).to_pylist()[:3]
-    return probe(load_student(job.inputs["student"], StudentConfig()), rows, job.config, seed)
+    def counting(student: Any, prompts: Any, **settings: Any) -> Any:
+        sampled.append(len(prompts))
+        return generate(student, prompts, **settings)
 
-
-def test_means_are_over_every_rollout(make_job: Callable[..., Job]) -> None:
-    figures = probed(make_job(probe_rollouts=3), seed=1)
-    assert (figures["num_prompts"], figures["num_rollouts"]) == (3, 3)
-    assert figures["reward"] == pytest.approx(sum(figures["rewards"]) / 3)
-    assert len(set(figures["rewards"])) == 3
-    assert probed(make_job(probe_rollouts=2), seed=1)["rewards"] != figures["rewards"]
-
-
-@pytest.mark.parametrize("setting", [{"temperature": 1e-3}, {"top_p": 1e-6}], ids=["cold", "nucleus"])
-def test_temperature_and_nucleus_are_those_of_training(make_job: Callable[..., Job], setting: dict[str, float]) -> None:
-    assert probed(make_job(), seed=1) != probed(make_job(), seed=2)
-    assert probed(make_job(**setting), seed=1) == probed(make_job(**setting), seed=2)
+    monkeypatch.setattr(module, "generate", counting)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    gathered: list[Any] = []
+    monkeypatch.setattr(module, "gather_object", lambda own: gathered.extend(own) or list(gathered))
+    found = {}
+    for rank in (2, 1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        found[rank] = probe(student, dialogues, config, seed=4)
+    assert sampled == [2, 2, 3]
+    assert found == {0: alone, 1: {}, 2: {}}
+    monkeypatch.setattr(module, "gather_object", lambda own: [*gathered[:2], *own])
+    monkeypatch.setenv("RANK", "2")
+    assert probe(student, dialogues[:2], config, seed=4) == {}, "more processes than prompts"
+    assert sampled[-1] == 0

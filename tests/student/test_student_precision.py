@@ -64,9 +64,11 @@ def test_a_gpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch, native: bool) -
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(precision, "_product_seconds", lambda dtypes, _: dict.fromkeys(dtypes, 0.01))
     assert choose().precision == ("bfloat16" if native else "float32")
+    assert choose().num_gpus == 3
 
 
 @on_a_processor
