@@ -1,9 +1,10 @@
 """The students in MLflow's model registry: versions by checkpoint digest, and the aliases that name them.
 
 A version is a models-from-code pyfunc (`tasks/promote/student_model.py`) with the checkpoint and the source it needs
-inside, so it loads without this repository. Aliases, never stages: ``challenger`` the last one registered that was not
-promoted, ``champion``, ``previous`` the champion before. Everything goes through one client of the run's own store;
-MLflow's global state is left alone.
+inside, so it loads without this repository. LoRA adapters bring their base along as it is: merged into weights of
+bfloat16, much of what they learned would be rounded away. Aliases, never stages: ``challenger`` the last one registered
+that was not promoted, ``champion``, ``previous`` the champion before. Everything goes through one client of the run's
+own store; MLflow's global state is left alone.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any
 
 from data_contracts.refs import Ref
 from pipeline_config.schema import ConfigError, StudentConfig
+from tasks.student.location import adapters_in, base_of, local_folder, packaged_base
 from tasks.tracking.runs import Tracking
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 DIGEST_TAG = "student_digest"
 CHECKPOINT_TAG = "checkpoint"
+ARTIFACTS = "artifacts"  # where MLflow keeps what a pyfunc model loads, within its folder
 AGAINST_TAG = "against_digest"  # of the champion a version was judged against; empty: the base
 SOURCE = Path(__file__).resolve().parents[2]
 # What the served model imports, with what these import in turn; only their Python files travel.
@@ -84,20 +87,21 @@ class Registry:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        where = f"{self.client.get_model_version_download_uri(self.name, version.number)}/{version.checkpoint}"
+        artifacts, _, name = version.checkpoint.rpartition("/")  # the base of adapters stands there too
+        where = f"{self.client.get_model_version_download_uri(self.name, version.number)}/{artifacts}"
         try:
             local = where.startswith(("file:", "/"))
             path = download_artifacts(
                 artifact_uri=where, dst_path=None if local else str(folder), tracking_uri=self.tracking.uri
             )
-            ref = Ref("student", str(Path(path).absolute()), version.digest, 0)
+            ref = Ref("student", str(Path(path).absolute() / name), version.digest, 0)
             if ref.holds():
                 return ref
         except (OSError, MlflowException):
             pass
         raise ConfigError(
-            f"promote: version {version.number} of {self.name}: its checkpoint {where} is gone or was changed; restore "
-            f"it, or move the alias {CHAMPION} to another version"
+            f"promote: version {version.number} of {self.name}: its checkpoint {where}/{name} is gone or was changed; "
+            f"restore it, or move the alias {CHAMPION} to another version"
         )
 
     # ---------------------------------------------------------------------------------------------------------- writing
@@ -119,7 +123,7 @@ class Registry:
             source=logged.artifact_location,  # of "models:/<id>" MLflow would ask its global store
             run_id=mlflow_run_id,
             model_id=logged.model_id,
-            tags={DIGEST_TAG: student.digest, CHECKPOINT_TAG: f"artifacts/{student.path.name}", **tags},
+            tags={DIGEST_TAG: student.digest, CHECKPOINT_TAG: f"{ARTIFACTS}/{student.path.name}", **tags},
         )
         return _version(created)
 
@@ -146,11 +150,16 @@ class Registry:
 
 
 def package_student(checkpoint: Path, settings: StudentConfig, target: Path) -> None:
-    """Write an MLflow model folder around a checkpoint: model code, the checkpoint, the source it runs on."""
+    """Write an MLflow model folder around a checkpoint: model code, checkpoint, base of adapters, source it runs on.
+
+    Raises ConfigError if the base is gone.
+    """
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+    adapters = adapters_in(checkpoint)
+    base = local_folder(base_of(adapters)) if adapters else None
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         source = copy_source(Path(folder))
         warnings.simplefilter("ignore", UserWarning)  # no example input: answering one would load the student
@@ -173,6 +182,9 @@ def package_student(checkpoint: Path, settings: StudentConfig, target: Path) -> 
                 ),
             ),
         )
+    if base:
+        # By our own copy: MLflow refuses links that lead out of a folder, such as those of the Hugging Face cache.
+        shutil.copytree(base, packaged_base(target / ARTIFACTS / checkpoint.name))
 
 
 def copy_source(folder: Path) -> list[Path]:

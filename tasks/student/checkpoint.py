@@ -22,7 +22,7 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 from pipeline_config.home import home
 from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.boxes import Convention
-from tasks.student.location import BUILTIN, resolve_model
+from tasks.student.location import BUILTIN, NOTE_FILE, adapters_in, base_of, read_note, resolve_model
 from tasks.student.pictures import Pictures
 from tasks.student.precision import precision_of
 from tasks.student.tensor_files import TensorFiles
@@ -30,9 +30,7 @@ from tasks.student.vision import KeptFeatures, StepFeatures
 
 __all__ = ["Student", "load_student", "resolve_model", "save_student"]
 
-NOTE_FILE = "discern.json"
 HISTORY_FILE = "history.json"
-ADAPTER_FILE = "adapter_config.json"
 # What each family was trained to read and write.
 BOXES_OF_FAMILY: dict[str, Convention] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "pixels"}
 # LoRA goes on the language model's linear layers; of the vision tower, small beside it, the whole is trained (the
@@ -90,9 +88,8 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     if config.threads:
         torch.set_num_threads(config.threads)
     source = resolve_model(model)
-    note = _read_note(source)
-    adapters = source if isinstance(source, Path) and (source / ADAPTER_FILE).is_file() else None
-    base = _base_of(adapters, note) if adapters else model
+    note, adapters = read_note(source), adapters_in(source)
+    base = base_of(adapters) if adapters else model
     base_source = resolve_model(base)
     family = _family(base_source)
     if train:
@@ -105,7 +102,9 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     processor = _load_processor(source, config)
     boxes = note.get("boxes", BOXES_OF_FAMILY[family]) if config.boxes == "auto" else config.boxes
     _place(network, train)
-    adapted_base = base if adapters or (train and config.lora) else None
+    # A folder by its absolute path: the note is read from other working directories.
+    named = base if base.startswith(BUILTIN) else str(base_source)
+    adapted_base = named if adapters or (train and config.lora) else None
     student = Student(network, processor, boxes, config.prefill_tokens, adapted_base)
     most_bytes = round(config.features_gigabytes * 1e9)
     files = TensorFiles(home() / "cache" / "features", most_bytes) if most_bytes else None
@@ -147,23 +146,6 @@ def _replace(beside: Path, folder: Path) -> None:
         folder.rename(old)
     beside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_note(source: Path | str) -> dict[str, Any]:
-    path = source / NOTE_FILE if isinstance(source, Path) else None
-    if path is None or not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); delete it and set student.boxes") from error
-
-
-def _base_of(adapters: Path, note: Mapping[str, Any]) -> str:
-    base = note.get("base") or json.loads((adapters / ADAPTER_FILE).read_text()).get("base_model_name_or_path")
-    if not base:
-        raise ConfigError(f"{adapters / ADAPTER_FILE}: names no base model; set base_model_name_or_path there")
-    return str(base)
 
 
 def _family(source: Path | str) -> str:

@@ -27,8 +27,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data_contracts.refs import text_digest
 from pipeline_config.schema import PipelineConfig, StudentConfig
-from tasks.launcher.child import child_environment
-from tasks.launcher.job import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +130,9 @@ def choice_for(home: Path) -> Choice:
 
     Raises subprocess.CalledProcessError where torch cannot be imported there.
     """
+    from tasks.launcher.child import child_environment  # a served student travels without it
+    from tasks.launcher.job import write_atomically
+
     path = home / "cache" / "precision" / f"{_machine_digest()}.json"
     if not path.is_file():
         command = [sys.executable, "-m", "tasks.student.precision"]

@@ -93,6 +93,15 @@ def test_lora_saves_adapters_and_loads_on_its_base(folders: dict[str, Path], pic
         assert any(parameter.requires_grad for parameter in again.model.parameters()) is train
 
 
+def test_the_base_of_adapters_is_noted_for_every_folder(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders["qwen2_vl"].parent)
+    for named, noted in ((f"./{folders['qwen2_vl'].name}", str(folders["qwen2_vl"])), ("builtin:tiny",) * 2):
+        save_student(load_student(named, LORA, train=True), tmp_path / "student")
+        assert json.loads((tmp_path / "student" / "discern.json").read_text())["base"] == noted
+
+
 def test_lora_trains_adapters_and_the_vision_tower(folders: dict[str, Path]) -> None:
     model = load_student(str(folders["qwen2_vl"]), LORA, train=True).model
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
