@@ -28,6 +28,8 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values cannot be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -35,10 +37,12 @@ class Section(BaseModel):
 class QuestionsConfig(Section):
     """Which questions are expanded per media file."""
 
-    sub_tasks: tuple[str, ...] = tuple(SUB_TASKS)
-    kinds: tuple[str, ...] = CHOICE_KINDS
-    num_choices: Annotated[int, Field(ge=2, le=8)] = 4
-    regions_per_image: Count = 2
+    sub_tasks: tuple[str, ...] = Field(tuple(SUB_TASKS), description="sub-tasks that are asked; others are left out")
+    kinds: tuple[str, ...] = Field(CHOICE_KINDS, description="kinds of choice questions (sub-task mcq)")
+    num_choices: Annotated[int, Field(ge=2, le=8)] = Field(4, description="most options of a choice question")
+    regions_per_image: Count = Field(
+        2, description="most questions about a region of one picture (sub-task reg_perception)"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> QuestionsConfig:
@@ -50,7 +54,9 @@ class QuestionsConfig(Section):
 
 
 class SourceConfig(Section):
-    name: str
+    """What every source has."""
+
+    name: str = Field(description="your name for the source; each of its samples carries it")
     split: Literal["train", "test"] | None = Field(None, description="declared for all files; None = by photograph")
 
 
@@ -58,20 +64,25 @@ class VidaSource(SourceConfig):
     """ViDA-UGC layout: a folder of images, metadata JSON(L), optional conversation JSONL files."""
 
     kind: Literal["vida"]
-    images: Path
-    metadata: Path
-    conversations: tuple[Path, ...] = ()
+    images: Path = Field(description="folder")
+    metadata: Path = Field(description="JSON list or JSONL: labels of each image")
+    conversations: tuple[Path, ...] = Field(
+        (),
+        description="JSONL files with questions and answers, which replace those made from the labels of their images",
+    )
 
 
 class TableSource(SourceConfig):
     """A folder of images and a CSV or Parquet with a score per image (KADID, KonIQ, TID)."""
 
     kind: Literal["table"]
-    images: Path
-    scores: Path
-    file_column: str = "image"
-    mos_column: str = "mos"
-    reference_column: str | None = Field(None, description="column naming the pristine original: unit of the split")
+    images: Path = Field(description="folder")
+    scores: Path = Field(description="CSV or Parquet, one row per image")
+    file_column: str = Field("image", description="column with the image's path below the folder")
+    mos_column: str = Field("mos", description="column with the opinion score")
+    reference_column: str | None = Field(
+        None, description="column naming the pristine original, whose copies go to one split; None = each image alone"
+    )
     mos_range: tuple[float, float] = Field((1.0, 5.0), description="mapped linearly to [1, 5]; (high, low) inverts")
 
 
@@ -81,12 +92,12 @@ class DegradeSource(SourceConfig):
     kind: Literal["degrade"]
     photographs: Path | Literal["builtin"] = Field("builtin", description="folder, or the photographs shipped here")
     side: Annotated[int, Field(multiple_of=28, ge=56)] = Field(168, description="pixels, both sides of the crop")
-    crops_per_photograph: Count = 8
+    crops_per_photograph: Count = Field(8, description="samples made from each photograph")
     test_crops_per_photograph: Count | None = Field(None, description="None = as crops_per_photograph")
-    distortions: tuple[str, ...] = DISTORTIONS
-    severities: tuple[str, ...] = SEVERITIES
-    max_distortions: Annotated[int, Field(ge=1, le=3)] = 3
-    pristine_share: Share = 0.08
+    distortions: tuple[str, ...] = Field(DISTORTIONS, description="types that are drawn")
+    severities: tuple[str, ...] = Field(SEVERITIES, description="severities that are drawn")
+    max_distortions: Annotated[int, Field(ge=1, le=3)] = Field(3, description="most distortions of one crop")
+    pristine_share: Share = Field(0.08, description="share of crops that stay undistorted")
     box_share: Share = Field(0.5, description="share of distortions confined to a box")
     box_step: Count = Field(28, description="pixels; box corners stand on this grid")
 
@@ -95,9 +106,13 @@ Source = Annotated[VidaSource | TableSource | DegradeSource, Field(discriminator
 
 
 class IngestConfig(Section):
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    """Which media and labels are read, and which are held out."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)] = Field(
+        description="where media and labels come from, read in this order"
+    )
     test_share: Share = Field(0.25, description="share of source photographs held out, where the source declares none")
-    max_file_megabytes: float = 64.0
+    max_file_megabytes: float = Field(64.0, description="larger files are quarantined")
     max_megapixels: float = Field(64.0, description="larger pictures are refused before they are decoded")
     near_duplicate_bits: int = Field(4, description="perceptual hashes this close (of 64) go to the same split")
     questions: QuestionsConfig = QuestionsConfig()
@@ -107,26 +122,29 @@ class IngestConfig(Section):
 class Price(Section):
     """Of a million tokens of one model, in one currency of your choice."""
 
-    model: str
-    prompt: Annotated[float, Field(ge=0)] = 0.0
-    completion: Annotated[float, Field(ge=0)] = 0.0
+    model: str = Field(description="name of the model, as in the section that asks it")
+    prompt: Annotated[float, Field(ge=0)] = Field(0.0, description="of a million prompt tokens")
+    completion: Annotated[float, Field(ge=0)] = Field(0.0, description="of a million completion tokens")
 
 
 class EndpointConfig(Section):
     """An OpenAI-compatible endpoint. The key is read from the environment variable or Prefect Secret named here."""
 
-    base_url: str
-    model: str
-    api_key_variable: str = "OPENAI_API_KEY"
+    base_url: str = Field(description="address up to and including the version, such as https://api.openai.com/v1")
+    model: str = Field(description="name by which the endpoint knows the model")
+    api_key_variable: str = Field(
+        "OPENAI_API_KEY",
+        description="name of the environment variable with the key; the key itself never stands in a configuration",
+    )
     max_in_flight: Count = Field(16, description="at most; fewer while the endpoint is overloaded")
     requests_per_minute: Annotated[float, Field(ge=0)] = Field(0.0, description="0 = no limit")
     tokens_per_minute: Annotated[float, Field(ge=0)] = Field(0.0, description="prompt and completion; 0 = no limit")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(120.0, description="of one attempt")
     deadline_seconds: Annotated[float, Field(gt=0)] = Field(600.0, description="of one request, from its first attempt")
     max_attempts: Count = Field(5, description="of one request, on 429, 5xx, timeout, lost connection")
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    max_new_tokens: Count = 256
-    prices: tuple[Price, ...] = ()
+    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="of sampling; 0 = the most likely token")
+    max_new_tokens: Count = Field(256, description="most tokens of one reply")
+    prices: tuple[Price, ...] = Field((), description="what the models cost; without it no cost is counted")
 
 
 # -------------------------------------------------------------------------------------------------------- annotate
@@ -140,9 +158,9 @@ class OpenAITeacher(EndpointConfig):
     """Any OpenAI-compatible endpoint as teacher."""
 
     kind: Literal["openai"]
-    temperature: float = 1.0
-    top_p: float = 0.95
-    max_new_tokens: Count = 512
+    temperature: float = Field(1.0, description="of sampling; tries at 0 would all be alike")
+    top_p: float = Field(0.95, description="sampled from the likeliest tokens that together have this probability")
+    max_new_tokens: Count = Field(512, description="most tokens of one reply")
     budget: Annotated[float, Field(gt=0)] | None = Field(
         None, description="most that the annotation may cost in all, restarts included; needs prices"
     )
@@ -170,8 +188,12 @@ class OpenAITeacher(EndpointConfig):
 
 
 class AnnotateConfig(Section):
+    """Who reasons about the questions, and which reasoning is kept."""
+
     teacher: Annotated[MeasuredTeacher | OpenAITeacher, Field(discriminator="kind")] = MeasuredTeacher()
-    tries: Count = 3
+    tries: Count = Field(
+        3, description="most replies per question: until one agrees with the gold, or all where there is no gold"
+    )
     tau: Share = Field(0.6, description="reasoning is kept if the accuracy reward of its answer exceeds this")
     agreement: Share = Field(0.6, description="of the tries, where a question has no gold: more must agree than this")
     rejected: Literal["answer_only", "drop"] = Field(
@@ -182,43 +204,51 @@ class AnnotateConfig(Section):
 
 # -------------------------------------------------------------------------------------------------------- compress
 class CompressConfig(Section):
+    """How the questions of a picture are merged into training prompts."""
+
     merge_by: tuple[Literal["image", "sub_task"], ...] | None = Field(
         ("image", "sub_task"), description="None = one dialogue per question"
     )
     order: Literal["drawn", "asked"] = Field(
         "drawn", description="of the pairs of a prompt: drawn from the seed, or as the questions stand in annotations"
     )
-    max_pairs: Count = 8
+    max_pairs: Count = Field(8, description="most questions of one prompt")
     max_tokens: Count = Field(480, description="of prompt + response, estimated from characters")
     max_think_tokens: Annotated[int, Field(ge=0)] = Field(40, description="of the one think block per merged turn")
-    characters_per_token: float = 4.0
+    characters_per_token: float = Field(4.0, description="by which tokens are estimated from characters")
 
 
 # --------------------------------------------------------------------------------------------------------- student
 class LoraConfig(Section):
-    r: Count = 64
-    alpha: Count = 128
-    dropout: Share = 0.05
+    """Low-rank adapters that are trained in place of the language model's weights."""
+
+    r: Count = Field(64, description="rank")
+    alpha: Count = Field(128, description="adapters are scaled by alpha / r")
+    dropout: Share = Field(0.05, description="of the adapters' inputs while training")
 
 
 class FreezeConfig(Section):
-    vision: bool = False
-    merger: bool = False
-    language: bool = False
+    """Parts of the student that are not trained."""
+
+    vision: bool = Field(False, description="the vision tower; frozen, it computes each picture once")
+    merger: bool = Field(False, description="the layers between vision tower and language model")
+    language: bool = Field(False, description="the language model")
 
 
 class ModelShape(Section):
     """Shape numbers for the memory estimate of ``--dry-run``, where the checkpoint is not on this machine."""
 
-    parameters: Count
-    vision_parameters: Count
-    hidden: Count
-    layers: Count
-    vocabulary: Count
+    parameters: Count = Field(description="of the whole model")
+    vision_parameters: Count = Field(description="of vision tower and merger")
+    hidden: Count = Field(description="width of the language model")
+    layers: Count = Field(description="of the language model")
+    vocabulary: Count = Field(description="number of token ids")
     kv_width: Count = Field(description="key-value heads times head width")
 
 
 class StudentConfig(Section):
+    """The model that is trained, and how it is loaded."""
+
     model: str = Field("builtin:tiny", description="builtin:tiny, a local folder, or a hub id")
     boxes: Literal["auto", "norm1000", "pixels"] = Field(
         "auto", description="auto: pixels of the resized image for Qwen2.5-VL, norm1000 for Qwen2-VL"
@@ -227,10 +257,14 @@ class StudentConfig(Section):
         "auto", description="auto: bfloat16 where the device computes it fast, else float32; chosen when a run starts"
     )
     min_pixels: Count | None = Field(None, description="per picture, as the processor counts; None = checkpoint's")
-    max_pixels: Count | None = None
+    max_pixels: Count | None = Field(None, description="per picture, larger ones are scaled down; None = checkpoint's")
     lora: LoraConfig | None = None
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    gradient_checkpointing: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="implementation, by transformers' name"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, more time"
+    )
     prefill_tokens: Count = Field(
         32768,
         description="of prompts computed together when sampling, at most, vision tokens and padding included; a longer "
@@ -248,35 +282,43 @@ class StudentConfig(Section):
 
 # ------------------------------------------------------------------------------------------------ training sections
 class OptimiserConfig(Section):
-    lr: float
+    """AdamW and its learning rates."""
+
+    lr: float = Field(description="learning rate of the language model")
     lr_merger: float | None = Field(None, description="None = lr")
     lr_vision: float | None = Field(None, description="None = lr")
-    weight_decay: float = 0.05
-    warmup_share: Share = 0.03
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    max_grad_norm: float = 1.0
-    beta2: float = 0.999
+    weight_decay: float = Field(0.05, description="not of norms and biases")
+    warmup_share: Share = Field(0.03, description="share of the steps in which the learning rate rises from 0")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="of the learning rate, by transformers' name"
+    )
+    max_grad_norm: float = Field(1.0, description="a gradient with a larger norm is scaled down to it")
+    beta2: float = Field(0.999, description="of Adam: decay of the mean of squared gradients")
 
 
 class SftConfig(Section):
-    epochs: float = 1.0
+    """Supervised fine-tuning on the dialogues."""
+
+    epochs: float = Field(1.0, description="times all dialogues are seen")
     batch_size: Count = Field(8, description="dialogues per device and forward pass")
-    accumulate: Count = 1
+    accumulate: Count = Field(1, description="forward passes per update")
     max_tokens: Count = Field(2048, description="vision tokens included; a longer dialogue is quarantined")
     repeats: dict[str, Count] = Field({}, description="sub-task -> times its dialogues are seen per epoch, if not once")
     optimiser: OptimiserConfig
     freeze: FreezeConfig = FreezeConfig()
-    save_steps: Count = 100
-    deepspeed: Path | None = None
+    save_steps: Count = Field(100, description="updates between checkpoints")
+    deepspeed: Path | None = Field(None, description="DeepSpeed's JSON file; None = without DeepSpeed")
 
 
 class MineConfig(Section):
+    """Rollouts of the fine-tuned student, by which the prompts of GRPO are chosen."""
+
     prompts: Count = Field(128, description="training dialogues rolled out")
-    sub_tasks: tuple[str, ...] = ("mcq",)
+    sub_tasks: tuple[str, ...] = Field(("mcq",), description="of the dialogues that are rolled out")
     num_rollouts: Count = Field(8, description="k, per prompt")
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: Count = 96
+    temperature: float = Field(1.0, description="of sampling")
+    top_p: float = Field(1.0, description="sampled from the likeliest tokens that together have this probability")
+    max_new_tokens: Count = Field(96, description="most tokens of a rollout")
     max_think_tokens: Count | None = Field(
         None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
     )
@@ -311,25 +353,38 @@ class OverlongConfig(Section):
 
 
 class GrpoConfig(Section):
-    pool: Literal["hard", "random"] = "hard"
-    steps: Annotated[int, Field(ge=0)] = 30
+    """Reinforcement learning on the mined prompts."""
+
+    pool: Literal["hard", "random"] = Field(
+        "hard",
+        description="hard: the mined prompts and the easy ones kept beside them; random: those of mine.random_control",
+    )
+    steps: Annotated[int, Field(ge=0)] = Field(
+        30, description="rounds of rollouts, each followed by inner_updates updates"
+    )
     max_rollouts: Count | None = Field(None, description="end with the step that reaches as many; None = all steps")
     prompts_per_step: Count = Field(4, description="trained on; sampling.max_expansion may roll out more")
     sampling: SamplingConfig = SamplingConfig()
     num_rollouts: Annotated[int, Field(ge=2)] = Field(8, description="G, per prompt")
-    max_new_tokens: Count = 96
+    max_new_tokens: Count = Field(96, description="most tokens of a rollout")
     max_think_tokens: Count | None = Field(
         None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
     )
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float = Field(1.0, description="of sampling")
+    top_p: float = Field(1.0, description="sampled from the likeliest tokens that together have this probability")
     batch_size: Count = Field(4, description="prompts per device and forward pass, each with all its completions")
-    clip_low: float = 0.2
+    clip_low: float = Field(0.2, description="lower bound of the ratio is 1 - clip_low")
     clip_high: float = Field(0.28, description="clip-higher (DAPO): upper bound of the ratio is 1 + clip_high")
     beta: float = Field(0.0, description="weight of the KL to the SFT student; 0 loads no reference")
-    inner_updates: Count = 1
-    scale_by_std: bool = True
-    loss_per: Literal["sample", "token", "constant"] = "sample"
+    inner_updates: Count = Field(1, description="updates on the rollouts of one step")
+    scale_by_std: bool = Field(
+        True, description="divide a group's advantages by the standard deviation of its rewards; false as in Dr. GRPO"
+    )
+    loss_per: Literal["sample", "token", "constant"] = Field(
+        "sample",
+        description="sample: mean over completions of their mean over tokens (GRPO); token: mean over tokens (DAPO); "
+        "constant: sum over tokens, divided by completions times max_new_tokens (Dr. GRPO)",
+    )
     overlong: OverlongConfig = OverlongConfig()
     spike_factor: Annotated[float, Field(gt=1)] | None = Field(
         10.0,
@@ -338,8 +393,8 @@ class GrpoConfig(Section):
     optimiser: OptimiserConfig
     freeze: FreezeConfig = FreezeConfig(vision=True)
     probe_prompts: Annotated[int, Field(ge=0)] = Field(64, description="fixed training prompts scored before and after")
-    probe_rollouts: Count = 4
-    save_steps: Count = 10
+    probe_rollouts: Count = Field(4, description="of each probe prompt")
+    save_steps: Count = Field(10, description="steps between checkpoints")
     deepspeed: Path | None = Field(
         None, description="with ZeRO-3 the weights are gathered whole on each device for the rollouts of each step"
     )
@@ -359,14 +414,14 @@ class OpenAIJudge(EndpointConfig):
 
     kind: Literal["openai"]
     votes: Count = Field(1, description="asked per question; the majority counts, a tie is a no")
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    journal: Path | None = None
+    timeout_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="of one attempt")
+    journal: Path | None = Field(None, description="folder of the verdicts kept; None = under the home")
 
 
 class LengthBonusConfig(Section):
     """Bonus for right answers of a wished length (Video-R1, released code)."""
 
-    bonus: float = 0.2
+    bonus: float = Field(0.2, description="size of the bonus")
     shortest: Count = Field(320, description="tokens")
     longest: Count = Field(512, description="tokens")
 
@@ -374,8 +429,11 @@ class LengthBonusConfig(Section):
 class OrderBonusConfig(Section):
     """Bonus for answers that need the order of the frames (T-GRPO, Video-R1)."""
 
-    alpha: float = 0.3
-    mu: float = Field(0.8, description="released code; 1.0 in version 4 of the paper")
+    alpha: float = Field(0.3, description="the bonus of a right answer")
+    mu: float = Field(
+        0.8,
+        description="no bonus if accuracy on ordered frames is below mu times that on shuffled ones; 1.0 in the paper",
+    )
     by: Literal["mean", "share"] = Field("mean", description="mean accuracy (released code) or share correct (paper)")
 
 
@@ -403,18 +461,22 @@ class RewardsConfig(Section):
 
 
 class EvaluateConfig(Section):
+    """Held-out questions, answered by every student."""
+
     prompts: Count = Field(500, description="held-out dialogues at most, spread over the photographs")
-    max_new_tokens: Count = 160
+    max_new_tokens: Count = Field(160, description="most tokens of an answer")
     max_think_tokens: Count | None = Field(
         None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
     )
-    batch_size: Count = 64
+    batch_size: Count = Field(64, description="answers generated at once")
     replicates: Count = Field(1000, description="bootstrap over source photographs")
     gallery: Count = Field(24, description="pictures shown in the report")
 
 
 class PromoteConfig(Section):
-    registered_model: str = "discern-student"
+    """When the new student becomes champion."""
+
+    registered_model: str = Field("discern-student", description="name in MLflow's registry")
     min_gain: dict[str, float] = Field(
         {"composite": 0.0}, description="metric -> smallest paired mean difference to the present champion"
     )
@@ -422,13 +484,17 @@ class PromoteConfig(Section):
 
 
 class TrackingConfig(Section):
+    """Where MLflow keeps runs and models."""
+
     uri: str | None = Field(None, description="MLflow tracking store; None = SQLite under the home")
-    experiment: str = "discern"
+    experiment: str = Field("discern", description="name of MLflow's experiment")
 
 
 class PipelineConfig(Section):
-    name: str
-    seed: int = 0
+    """A run: one section per stage, and the sections that several stages share."""
+
+    name: str = Field(description="of the configuration; the ids of its runs begin with it")
+    seed: int = Field(0, description="of everything that is drawn at random")
     ingest: IngestConfig
     annotate: AnnotateConfig = AnnotateConfig()
     compress: CompressConfig = CompressConfig()
