@@ -29,6 +29,32 @@ def test_sft_is_six_operations_a_weight_and_token_at_a_fifth_of_the_speed() -> N
     assert seconds()["sft"] == pytest.approx(language + vision)
 
 
+WEIGHTS = 6_000_000 - 4000 * 256  # of the language model, in products
+
+
+def sampling(num_prompts: int, num_rollouts: int, num_tokens: float, batch_size: int) -> float:
+    """Tower and prompt once a prompt, then a token of every row a step, each layer of which takes a millisecond."""
+    tower = 2 * 2_000_000 * num_prompts * 36 * 4 / SPEED / 0.3
+    prefill = 2 * WEIGHTS * num_prompts * (36 + 46) / SPEED / 0.3
+    decode = 2 * WEIGHTS * num_prompts * num_rollouts * num_tokens / SPEED / 0.1
+    return tower + prefill + decode + -(-num_prompts * num_rollouts // batch_size) * num_tokens * 4 * 0.001
+
+
+def test_mining_is_rollouts_of_an_answers_length() -> None:
+    assert seconds()["mine"] == pytest.approx(sampling(128, 8, 54, 128))
+    assert seconds(mine__max_new_tokens=20)["mine"] == pytest.approx(sampling(128, 8, 20, 128))
+
+
+def test_grpo_is_rollouts_training_on_whole_groups_and_two_probes() -> None:
+    training = 6 * WEIGHTS * 4 * (36 + 46 + 8 * 54) / SPEED / 0.2
+    probes = 2 * sampling(64, 4, 54, 128)
+    assert seconds()["grpo"] == pytest.approx(50 * (sampling(4, 8, 54, 128) + training) + probes)
+
+
+def test_evaluation_is_one_student_that_rambles_and_three_that_do_not() -> None:
+    assert seconds()["evaluate"] == pytest.approx(sampling(500, 1, 160, 64) + 3 * sampling(500, 1, 54, 64))
+
+
 @pytest.mark.parametrize("stage", ["sft", "mine", "grpo", "evaluate"])
 def test_twice_the_speed_is_at_most_half_the_time(stage: str) -> None:
     slow, fast = seconds()[stage], seconds(speed=2 * SPEED)[stage]

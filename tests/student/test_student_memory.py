@@ -157,3 +157,13 @@ def test_it_needs_no_torch() -> None:
         f"estimate_memory(load_config('{SEVEN_B}')); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_micro_batch_of_grpo_is_a_prompt_and_all_its_completions() -> None:
+    """Twice the completions add as many tokens as they have; their logits weigh most."""
+    eight, sixteen = (
+        estimate_memory(recipe({"grpo.num_rollouts": number}))["grpo"]["activations"] for number in (8, 16)
+    )
+    tokens, hidden, layers, vocabulary = 8 * 1024, 3584, 28, 152_064
+    added = tokens * hidden * (2 * layers + 34) + 2 * 4 * tokens * vocabulary
+    assert sixteen - eight == pytest.approx(added / 2**30, abs=0.02)
