@@ -93,7 +93,7 @@ def _within(item: Item, tolerance: float) -> Outcome:
     """
     if item.answer is None:
         return Unread("no answer")
-    if "".join(item.gold.split()) == "".join(item.answer.split()):
+    if item.gold.split() == item.answer.split():
         return 1.0
     gold, measured = read_measure(item.gold), read_measure(item.answer)
     if gold is not None and measured is not None:
@@ -101,10 +101,13 @@ def _within(item: Item, tolerance: float) -> Outcome:
         return (
             found if isinstance(found, Unread) else float(abs(found.value - gold.value) <= tolerance * abs(gold.value))
         )
+    if gold is None and read_expression(item.gold) is None:
+        return float("".join(item.gold.split()) == "".join(item.answer.split()))
     written = read_expression(item.answer)
-    if written is not None and (expected := read_expression(item.gold)) is not None:
-        return float(agree(expected, written, tolerance))
-    return Unread("no number, bare or with a known unit, and no expression") if gold is not None else 0.0
+    if written is None:
+        return Unread("no number, bare or with a known unit, and no expression")
+    expected = read_expression(item.gold)
+    return float(expected is not None and agree(expected, written, tolerance))
 
 
 @reward(

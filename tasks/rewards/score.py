@@ -110,9 +110,10 @@ def _judges_answer(name: str) -> bool:
 
 
 def _as_one_question(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the rewards of the frame see of a dialogue: its questions and golds as one text each."""
+    """What the rewards of the frame see of a dialogue: its questions and golds as one text each, and all options."""
     joined = {key: "\n".join(str(pair.get(key) or "") for pair in pairs) for key in ("question", "answer")}
-    return {"problem_type": "dialogue", **joined}
+    options = [option for pair in pairs if pair.get("options") is not None for option in pair["options"]]
+    return {"problem_type": "dialogue", "options": options, **joined}
 
 
 def _score_question(

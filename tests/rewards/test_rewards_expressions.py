@@ -86,6 +86,10 @@ def test_anything_else_and_what_is_too_large_is_no_expression(text: str) -> None
         ("sin(lambda)", r"\sin\lambda", True),
         ("3 + 4i", "4i + 3", True),
         ("2x", "2", False),
+        ("sqrt(x^2)", "x", False),
+        ("abs(x)", "x", False),
+        ("sqrt(xy)", "sqrt(x) sqrt(y)", True),
+        ("ln(x^2)", "2 ln x", True),
         ("2", "2x", False),
     ],
 )

@@ -121,3 +121,6 @@ def test_the_options_of_a_question_may_be_quoted() -> None:
         "answer": "A",
     }
     assert score(sample, turn("motion blur", "是motion blur。"), config).total == 1.0
+    gated = RewardsConfig(rubrics={**config.rubrics, "dialogue": {"accuracy": 1.0, "language_gate": 1.0}})
+    dialogue = {"pairs": [sample, sample]}
+    assert score(dialogue, turn("1. motion blur\n2. A", "是motion blur。"), gated).total == 1.0

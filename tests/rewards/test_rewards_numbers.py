@@ -130,6 +130,7 @@ def test_regression_is_one_minus_the_relative_error(
         ("mathematics", "x^2 + 3x + 2", "(x+1)(x+3)", 0.0),
         ("mathematics", "(1, 2)", "(1,2)", 1.0),
         ("mathematics", "no solution", "no solution", 1.0),
+        ("mathematics", "12", "1 2", 0.0),
         ("mathematics", "no solution", "on solution", 0.0),
         ("physics", "602000000000000000000000", "6.02×10^23", 1.0),
         ("physics", "5 MW", "5 mW", 0.0),

@@ -60,7 +60,7 @@ def read_expression(field: str) -> Expr | None:
     Greek letter, with an index or not. A lone word, a list, an equation, a range in words, an infinite value is none.
     """
     tokens = _tokens(field)
-    if tokens is None or all(kind == "variable" for kind, _ in tokens):
+    if not tokens or (len(tokens) > 1 and all(kind == "variable" for kind, _ in tokens)):
         return None
     import sympy  # a quarter of a second
 
@@ -72,16 +72,29 @@ def read_expression(field: str) -> Expr | None:
 
 
 def agree(gold: Expr, found: Expr, tolerance: float) -> bool:
-    """True if |found - gold| <= tolerance * |gold|; with variables, at three points."""
-    from sympy import Abs, Rational
+    """True if |found - gold| <= tolerance * |gold|; with variables, at two points and at those where one is negative.
+
+    A negative variable counts only where both stay real: sqrt(x^2) is no x, but sqrt(xy) is sqrt(x) sqrt(y).
+    """
+    from sympy import Rational
 
     variables = sorted(gold.free_symbols | found.free_symbols, key=str)
-    for point in range(3 if variables else 1):
-        values = {name: Rational(17 + 12 * k + 29 * point, 19 + 2 * k) for k, name in enumerate(variables)}
-        size, error = (Abs(e).evalf(20, subs=values) for e in (gold, found - gold))
-        if not (size.is_Float or size == 0) or not (error.is_Float or error == 0) or error > tolerance * size:
-            return False
-    return True
+    points = [{v: Rational(17 + 12 * k + 29 * n, 19 + 2 * k) for k, v in enumerate(variables)} for n in range(2)]
+    if not all(_near(gold, found, tolerance, point) for point in points[: len(variables) + 1]):
+        return False
+    flipped = [{**points[0], v: -points[0][v]} for v in variables]
+    return all(
+        _near(gold, found, tolerance, point)
+        for point in flipped
+        if all(e.evalf(20, subs=point).is_real for e in (gold, found))
+    )
+
+
+def _near(gold: Expr, found: Expr, tolerance: float, point: dict[Any, Any]) -> bool:
+    from sympy import Abs
+
+    size, error = (Abs(e).evalf(20, subs=point) for e in (gold, found - gold))
+    return bool(size.is_number and error.is_number and size.is_finite and error <= tolerance * size)
 
 
 def _tokens(field: str) -> list[Token] | None:
