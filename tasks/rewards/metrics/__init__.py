@@ -1,7 +1,8 @@
 """Metrics beside the rewards, over the same readers.
 
-mipi: the six MIPI metrics, their sum, opinion-score correlation, choice accuracy; bootstrap: intervals over
-photographs; documents: the official files; constant: the best blind answers; correlation and video: further metrics.
+challenge: the six MIPI metrics, their sum, opinion-score correlation, choice accuracy; documents: the official files;
+official: what the official scorer reads of them; intervals: the bootstrap over photographs; constant: the best blind
+answers; correlation and video: further metrics.
 """
 
 from tasks.rewards.metrics.challenge import SIX, mipi, score_submission

@@ -67,32 +67,28 @@ class Reference:
 
 
 def documents_of(rows: Sequence[Row]) -> tuple[Submission, Reference]:
-    """The submission that the answers amount to, and the reference that the golds do. Items keep the order of the rows,
-    except that a picture's region items stand before its detection items, pictures in the order of their first row.
+    """The submission that the answers amount to, and the reference that the golds do; items in the order of the rows.
 
     Raises ValueError on a gold that cannot be read.
     """
     submission, reference = Submission(), Reference()
     names = image_names(rows)
     metadata: dict[str, Document] = {}
-    grounding: dict[str, tuple[list[Document], list[Document]]] = {}
     for number, row in enumerate(rows):
         image = names[str(row["sample_id"])]
-        regions, detections = grounding.setdefault(image, ([], []))
         try:
             if row["problem_type"] == "choice":
                 _add_choice(submission, reference, number, image, row)
             elif row["problem_type"] == "mos":
                 _add_mos(submission, metadata, number, image, row)
             elif (row["sub_task"], row["problem_type"]) == ("reg_perception", "region"):
-                regions.append(_region_item(reference, number, image, row))
+                submission.grounding.append(_region_item(reference, number, image, row))
             elif (row["sub_task"], row["problem_type"]) == ("dist_detect", "detection"):
-                detections.append(_detection_item(metadata, number, image, row))
+                submission.grounding.append(_detection_item(metadata, number, image, row))
             elif (row["sub_task"], row["problem_type"]) == ("assess", "description"):
                 _add_description(submission, metadata, number, image, row)
         except ValueError as error:
             raise ValueError(f"question {row.get('question_id') or number}: {error}") from error
-    submission.grounding = [item for pair in grounding.values() for items in pair for item in items]
     reference.metadata = [_finished(picture) for picture in metadata.values()]
     return submission, reference
 
