@@ -30,6 +30,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.grpo.advantage import group_advantages, has_zero_variance
+from tasks.grpo.budget import RolloutBudget
 from tasks.grpo.expansion import Expansion, balanced_groups
 from tasks.grpo.figures import Figures, rollout_figures
 from tasks.grpo.forward import Completions, pad_completions, training_forward
@@ -88,7 +89,7 @@ class GrpoTrainer(StudentTrainer):
         self.dialogues, self.prompt_sampler, self.num_prompts = dialogues, sampler, num_prompts
         self.expansion = Expansion(config.grpo.sampling.max_expansion)
         self.guard = SpikeGuard(config.grpo.spike_factor)
-        self.num_rollouts = 0  # so far, over all ranks
+        self.rollout_budget = RolloutBudget(config.grpo.max_rollouts, config.grpo.inner_updates)
         self.rollout_folder, self.stage_run = folder / "rollouts", stage_run
         self.train_vision = any(p.requires_grad for name, p in student.model.named_parameters() if "visual." in name)
         self.reference = Reference(student.model) if config.grpo.beta else None
@@ -118,7 +119,7 @@ class GrpoTrainer(StudentTrainer):
             "sampler": self.prompt_sampler.state_dict(),
             "expansion": self.expansion.state_dict(),
             "guard": self.guard.state_dict(),
-            "num_rollouts": self.num_rollouts,
+            "num_rollouts": self.rollout_budget.spent,
         }
 
     def load_checkpoint_state(self, state: Mapping[str, Any]) -> None:
@@ -126,7 +127,21 @@ class GrpoTrainer(StudentTrainer):
         self.prompt_sampler.load_state_dict(state["sampler"])
         self.expansion.load_state_dict(state["expansion"])
         self.guard.load_state_dict(state["guard"])
-        self.num_rollouts = int(state["num_rollouts"])
+        self.rollout_budget.go_on_from(int(state["num_rollouts"]))
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The Trainer's, but where it stands follows the rollouts too (`RolloutBudget.position`)."""
+        is_new = self.lr_scheduler is None
+        schedule: Any = super().create_scheduler(num_training_steps, optimizer)
+        if is_new:
+            budget = self.rollout_budget  # DeepSpeed's integration makes the schedule of a copy of this trainer
+            schedule.lr_lambdas = [
+                lambda update, rate=rate: rate(budget.position(update, num_training_steps))
+                for rate in schedule.lr_lambdas
+            ]
+        return schedule
 
     def compute_loss(
         self,
@@ -163,7 +178,7 @@ class GrpoTrainer(StudentTrainer):
         """Add the figures gathered since the last entry, averaged over ranks, and the number of rollouts so far."""
         logs.update(self.figures.drain(self.accelerator))
         if "reward" in logs:
-            logs["num_rollouts"] = self.num_rollouts
+            logs["num_rollouts"] = self.rollout_budget.spent
         super().log(logs, start_time)
 
     # -------------------------------------------------------------------------------------------------------- ours
@@ -228,7 +243,7 @@ class GrpoTrainer(StudentTrainer):
             outcomes = gather_object(outcomes)
         self.prompt_sampler.update({dialogue_id: accuracies for dialogue_id, accuracies, _ in outcomes})
         self.expansion.update(len(outcomes), sum(same for _, _, same in outcomes))
-        self.num_rollouts += sum(len(accuracies) for _, accuracies, _ in outcomes)
+        self.rollout_budget.add(sum(len(accuracies) for _, accuracies, _ in outcomes))
 
     def _step_batch(
         self, prompts: Sequence[Prompt], completions: list[list[Completion]], advantages: np.ndarray
@@ -347,9 +362,8 @@ class _EndAfterRollouts(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        grpo, num_rollouts = self._trainer.grpo, self._trainer.num_rollouts
-        reached = grpo.max_rollouts is not None and num_rollouts >= grpo.max_rollouts
-        if reached and state.global_step % grpo.inner_updates == 0:
+        ends_step = state.global_step % self._trainer.grpo.inner_updates == 0
+        if self._trainer.rollout_budget.is_spent and ends_step:
             control.should_save = control.should_training_stop = True
         return control
 

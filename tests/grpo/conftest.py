@@ -29,8 +29,8 @@ def letters_reward() -> Iterator[None]:
     """While a test runs, ``letters`` and ``rare`` are in the table of rewards, under their names."""
     from tasks.rewards.reward import REWARDS, reward
 
-    reward("letters", judges="form", source="test", formula="letters / characters")(letters)
-    reward("rare", judges="form", source="test", formula="letters > 3/4 of characters")(rare)
+    reward("letters", judges="form", source="test", departs="", formula="letters / characters")(letters)
+    reward("rare", judges="form", source="test", departs="", formula="letters > 3/4 of characters")(rare)
     yield
     del REWARDS["letters"], REWARDS["rare"]
 

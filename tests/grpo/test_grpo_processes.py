@@ -30,7 +30,7 @@ spec = importlib.util.spec_from_file_location("grpo_conftest", {str(Path(__file_
 conftest = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(conftest)
 from tasks.rewards.reward import reward
-reward("letters", judges="form", source="test", formula="letters / characters")(conftest.letters)
+reward("letters", judges="form", source="test", departs="", formula="letters / characters")(conftest.letters)
 from tasks.grpo.train import run
 from tasks.launcher.job import child_main
 child_main(run)

@@ -36,7 +36,7 @@ def rank_main(rank: int, port: int, job: dict[str, Any]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     conftest = importlib.import_module("tests.grpo.conftest")
-    importlib.import_module("tasks.rewards.reward").reward("letters", judges="form", source="", formula="")(
+    importlib.import_module("tasks.rewards.reward").reward("letters", judges="form", source="", departs="", formula="")(
         conftest.letters
     )
     real = trainer.generate

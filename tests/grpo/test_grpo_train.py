@@ -425,6 +425,34 @@ def test_it_ends_with_the_step_that_reaches_its_rollouts(make_job: MakeJob) -> N
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(job).items())
 
 
+@pytest.mark.parametrize("inner_updates", [1, 2])
+def test_the_schedule_of_a_run_that_its_rollouts_end_is_that_of_so_many_steps(
+    make_job: MakeJob, inner_updates: int
+) -> None:
+    """A step makes 8 rollouts."""
+    optimiser = {"lr": 1e-3, "scheduler": "cosine", "warmup_share": 0.25}
+    settings = {"inner_updates": inner_updates, "optimiser": optimiser}
+    by_steps = make_job("steps", steps=4, **settings)
+    by_rollouts = make_job("rollouts", steps=40, max_rollouts=32, **settings)
+    for job in (by_steps, by_rollouts):
+        run(job)
+    rates = [[entry["learning_rate"] for entry in history(job)] for job in (by_steps, by_rollouts)]
+    assert rates[1] == pytest.approx(rates[0], rel=1e-9)
+    assert rates[1][-1] < 0.3 * max(rates[1])
+
+
+def test_a_run_that_its_rollouts_end_resumes_at_its_place_in_the_schedule(make_job: MakeJob) -> None:
+    optimiser = {"lr": 1e-2, "scheduler": "cosine", "warmup_share": 0.25}
+    settings = {"steps": 40, "max_rollouts": 40, "inner_updates": 2, "save_steps": 2, "optimiser": optimiser}
+    whole, cut = (make_job(name, **settings) for name in ("whole", "cut"))
+    run(whole)
+    with pytest.raises(Interrupted):
+        run(cut, [Interrupt(after_updates=7)])
+    run(cut)
+    assert history(cut) == history(whole)
+    assert all(torch.equal(tensor, weights(cut)[name]) for name, tensor in weights(whole).items())
+
+
 def test_completions_cut_at_the_limit_are_not_trained_on(make_job: MakeJob) -> None:
     job = make_job(steps=2, max_new_tokens=3, overlong={"mask": True, "penalty_tokens": 2})
     run(job)
