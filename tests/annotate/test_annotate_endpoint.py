@@ -50,12 +50,12 @@ def ask(folder: Path, config: OpenAITeacher, times: int = 1) -> list[Reply]:
 
 def test_the_picture_the_question_and_the_form_are_sent(endpoint: Endpoint, tmp_path: Path) -> None:
     prices = [{"model": "judge-1", "prompt": 2.0, "completion": 10.0}]
-    [reply] = ask(tmp_path, settings(endpoint, max_new_tokens=77, temperature=0.5, prices=prices))
+    [reply] = ask(tmp_path, settings(endpoint, max_new_tokens=77, temperature=0.5, top_p=0.8, prices=prices))
     [request] = endpoint.requests
     assert request["path"] == "/v1/chat/completions"
     assert request["headers"]["Authorization"] == f"Bearer {KEY}"
     body = request["body"]
-    assert (body["model"], body["max_tokens"], body["temperature"], body["top_p"]) == ("judge-1", 77, 0.5, 0.95)
+    assert (body["model"], body["max_tokens"], body["temperature"], body["top_p"]) == ("judge-1", 77, 0.5, 0.8)
     system, user = body["messages"]
     picture, text = user["content"]
     data = picture["image_url"]["url"].removeprefix("data:image/png;base64,")

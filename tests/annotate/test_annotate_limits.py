@@ -22,9 +22,11 @@ PRICES = [{"model": "judge-1", "prompt": 2.0, "completion": 10.0}]
 COST = 0.0025  # of a request that counts 1,000 and 50 tokens, at these prices
 
 
-def run(folder: Path, samples: Path, endpoint: Endpoint, tries: int = 1, **teacher: Any) -> Annotated:
+def run(
+    folder: Path, samples: Path, endpoint: Endpoint, tries: int = 1, agreement: float = 0.6, **teacher: Any
+) -> Annotated:
     settings = {"kind": "openai", "base_url": endpoint.base_url, "model": "judge-1", "max_in_flight": 4, **teacher}
-    config = AnnotateConfig.model_validate({"teacher": settings, "tries": tries})
+    config = AnnotateConfig.model_validate({"teacher": settings, "tries": tries, "agreement": agreement})
     made = make_teacher(config.teacher, "key")
     return asyncio.run(annotate_samples(samples, folder / "journal", config, RewardsConfig(), made))
 
@@ -69,7 +71,7 @@ def test_a_question_without_gold_takes_the_answer_most_tries_agree_on(endpoint: 
     samples = many(tmp_path, 2, answer=None)
     wrong = complete("<think>Smear.</think><answer>A</answer>")
     endpoint.script = [complete(), wrong, complete(), complete(), wrong, wrong, complete(), complete()]
-    annotated = run(tmp_path, samples, endpoint, tries=4, max_in_flight=1)
+    annotated = run(tmp_path, samples, endpoint, tries=4, agreement=0.5, max_in_flight=1)
     [row] = annotated.table.to_pylist()
     assert (row["answer"], row["reward"], row["tries"], row["reasoning"]) == ("B", 0.75, 4, "Grain covers the sky.")
     [left_out] = annotated.quarantine

@@ -51,6 +51,14 @@ def test_a_try_is_kept_only_if_answer_and_reasoning_hold(answer: TeacherAnswer, 
     assert verdict(answer).startswith(reason)
 
 
+def test_a_reward_has_to_exceed_tau() -> None:
+    """Three of the gold's four words are there."""
+    row = {**question(answer="mind the gap please"), "problem_type": "OCR", "options": []}
+    answer = think("It is written on the platform.", "mind the gap")
+    assert verify(row, answer, REWARDS, 0.74).accepted
+    assert verify(row, answer, REWARDS, 0.75).reason.startswith("reward 0.75 does not exceed 0.75")
+
+
 def test_a_long_gold_is_not_quoted() -> None:
     fields = {"sub_task": "dist_assess", "kind": "dist_assess", "problem_type": "distortion", "options": []}
     row = {**question(answer=GOLD), **fields}

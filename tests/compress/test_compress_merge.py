@@ -142,6 +142,19 @@ def test_pairs_go_to_the_first_dialogue_with_room(tmp_path: Path) -> None:
     assert sorted(dialogue["merged_from"] for dialogue in dialogues) == sorted(bins)
 
 
+@pytest.mark.parametrize(("size", "num_dialogues"), [(215, 1), (216, 2)])
+def test_room_is_what_the_tags_and_numbers_leave(tmp_path: Path, size: int, num_dialogues: int) -> None:
+    """480 characters: 31 of tags, and of each pair 8 of numbers and line ends and one of its answer."""
+    rows = [annotation(n, question="q" * size) for n in range(2)]
+    assert len(merged(tmp_path, rows, max_tokens=120, max_think_tokens=0)) == num_dialogues
+
+
+@pytest.mark.parametrize(("size", "kept"), [(20, True), (21, False)])
+def test_a_think_block_may_be_as_long_as_its_cap(tmp_path: Path, size: int, kept: bool) -> None:
+    (dialogue,) = merged(tmp_path, [annotation(0, reasoning="x" * size)], max_think_tokens=5)
+    assert split_turn(dialogue["response"])[0] == ("x" * size if kept else "")
+
+
 def test_the_seed_draws_the_order_and_nothing_else(tmp_path: Path) -> None:
     rows = [annotation(n, sample=f"s{n % 5}") for n in range(40)]
     first, again, other = (merged(tmp_path, rows, seed) for seed in (0, 0, 1))

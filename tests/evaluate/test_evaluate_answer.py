@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from data_contracts.records import DIALOGUES, EVALUATION
 from data_contracts.refs import Ref, Run, digest_of
 from pipeline_config.schema import ConfigError, PipelineConfig
 from tasks.evaluate import answer
+from tasks.evaluate.items import swap_pictures
 from tasks.evaluate.report import make_report
 from tasks.evaluate.task import evaluate
 from tasks.launcher.job import Job
+from tasks.student.checkpoint import load_student
+from tasks.student.encode import Prompt
+from tasks.student.generate import generate
 
 Row = dict[str, Any]
 
@@ -126,6 +131,44 @@ def test_a_killed_run_asks_what_it_lacks_and_nothing_again(
     asked.clear()
     answer.run(killed)
     assert asked == [], "all is there"
+
+
+def test_every_row_is_what_its_own_student_says_greedily(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path, folders: dict[str, Path]
+) -> None:
+    """Base, SFT and GRPO are other checkpoints; every answer is cut, and so worth what the configuration says."""
+    rewards = config.rewards.model_copy(update={"truncated": 0.25, "untagged": "unparseable"})
+    settings = config.model_copy(update={"rewards": rewards})
+    job = _job(tmp_path, settings, dialogues, student_folder)
+    models = {"base": student_folder, "sft": folders["qwen2_5_vl"], "grpo": folders["qwen2_vl"]}
+    job.inputs.update({name: str(models[name]) for name in ("sft", "grpo")})
+    answer.run(job)
+    said: dict[str, dict[str, str]] = {}
+    for row in pq.read_table(job.out).to_pylist():
+        said.setdefault(row["student"], {})[row["dialogue_id"]] = row["completion"]
+        assert row["student"] == "constant" or row["accuracy"] == 0.25
+    chosen = [row for row in dialogues if row["dialogue_id"] in said["base"]]
+    swapped = swap_pictures(chosen, {row["media_path"]: (56, 56) for row in chosen}, job.seed)
+    for name, model in {**models, "swapped": models["sft"]}.items():
+        shown = [swapped[row["media_path"]] if name == "swapped" else row["media_path"] for row in chosen]
+        prompts = [Prompt(row["prompt"], path) for row, path in zip(chosen, shown, strict=True)]
+        settings_of_sampling: dict[str, Any] = {"temperature": 0, "max_new_tokens": 4, "batch_size": 8, "seed": 0}
+        expected = generate(load_student(str(model), config.student), prompts, **settings_of_sampling)
+        assert [said[name][row["dialogue_id"]] for row in chosen] == [group[0].text for group in expected], name
+    assert len({tuple(of_student.values()) for of_student in said.values()}) == 5
+
+
+def test_which_questions_are_asked_is_drawn_from_the_seed(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
+) -> None:
+    few = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"prompts": 6})})
+    asked = []
+    for seed in (1, 2):
+        job = replace(_job(tmp_path / str(seed), few, dialogues, student_folder), seed=seed)
+        answer.run(job)
+        asked.append(set(pq.read_table(job.out)["dialogue_id"].to_pylist()))
+    assert len(asked[0]) == len(asked[1]) == 6
+    assert asked[0] != asked[1]
 
 
 def test_only_the_blind_student_is_shown_other_pictures(

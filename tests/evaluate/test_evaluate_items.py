@@ -89,6 +89,12 @@ def test_every_picture_is_swapped_for_one_of_another_photograph(
             assert sizes[other] == sizes[path]
 
 
+def test_the_seed_decides_whose_picture_is_shown() -> None:
+    rows = [_row(i, f"photo{i}", "mcq", f"s{i}") for i in range(9)]
+    sizes = {f"s{i}.png": (56, 56) for i in range(9)}
+    assert swap_pictures(rows, sizes, seed=1) != swap_pictures(rows, sizes, seed=2)
+
+
 def test_one_photograph_cannot_be_swapped() -> None:
     with pytest.raises(ConfigError, match="at least two"):
         swap_pictures([_row(0, "photo0", "mcq", "s0")], {"s0.png": (56, 56)}, seed=0)

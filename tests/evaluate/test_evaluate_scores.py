@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from scipy.stats import binom
 
 from tasks.evaluate.scores import METRICS, flat, summarise
 from tasks.rewards.metrics import SIX
@@ -53,6 +54,20 @@ def test_half_the_photographs_give_half_the_score_and_a_wide_interval(scores: di
         assert figures["value"] == pytest.approx(0.5)
         assert figures["low"] <= 0.2
         assert figures["high"] >= 0.8
+
+
+def test_an_interval_holds_95_per_cent(answered: Answered) -> None:
+    """Of forty photographs with one question each, every second is answered: a draw has Binomial(40, 1/2) / 40."""
+    first = next(row for row in answered("sft", right) if row["kind"] == "type")
+    names = ("dialogue_id", "question_id", "sample_id", "source_photograph")
+    rows = []
+    for i in range(40):
+        row = {**first, **{name: f"{name}-{i}" for name in names}, "media_path": f"/{i}.png"}
+        rows.append(row if i % 2 else {**row, "completion": NOTHING, "answer": None, "accuracy": 0.0})
+    figures = summarise(rows, replicates=4000, seed=0)["students"]["sft"]
+    low, high = binom.ppf([0.025, 0.975], 40, 0.5) / 40
+    for metric in ("perception_accuracy", "format"):
+        assert figures[metric] == pytest.approx({"value": 0.5, "low": low, "high": high})
 
 
 def test_differences_are_paired_over_photographs(scores: dict[str, Any]) -> None:

@@ -18,15 +18,27 @@ from data_contracts.records import DISTORTIONS, SAMPLES, level_of
 from data_contracts.refs import file_digest
 from pipeline_config.schema import ConfigError, IngestConfig
 from tasks.ingest.ingest import Ingested, ingest
+from tasks.ingest.sources import open_sources
 from tasks.launcher.job import DiskFull
 from tasks.media.positions import position_of
+from tasks.media.probe import Limits, perceptual_hash
 from tasks.media.shipped import FOLDER, shipped_photographs
 
 
-def _config(**source: Any) -> IngestConfig:
+def _config(ingest: dict[str, Any] | None = None, **source: Any) -> IngestConfig:
     return IngestConfig.model_validate(
-        {"sources": [{"kind": "degrade", "name": "photographs", "side": 112, **source}], "near_duplicate_bits": 4}
+        {"sources": [{"kind": "degrade", "name": "photographs", "side": 112, **source}], **(ingest or {})}
     )
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> str:
+    """A folder of three photographs."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for file in ("kiwi.jpg", "coffee.jpg", "canal.jpg"):
+        shutil.copy(FOLDER / file, folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +131,71 @@ def test_distortions_severities_and_places_are_balanced(rows: list[dict[str, Any
     assert min(levels.values()) >= 0.08 * len(rows)
 
 
-def test_the_same_seed_makes_the_same_samples_and_another_does_not(tmp_path: Path) -> None:
-    photographs = tmp_path / "photographs"
-    photographs.mkdir()
-    for file in ("kiwi.jpg", "coffee.jpg", "canal.jpg"):
-        shutil.copy(FOLDER / file, photographs)
-    config = _config(photographs=str(photographs), crops_per_photograph=2)
+def test_shares_of_boxes_and_of_pristine_crops_are_the_configurations(few: str, tmp_path: Path) -> None:
+    def distortions(name: str, **source: Any) -> list[list[dict[str, Any]]]:
+        config = _config(photographs=few, crops_per_photograph=8, max_distortions=1, **source)
+        rows = ingest(config, 0, tmp_path / name).table.to_pylist()
+        return [row["distortions"] for row in rows]
+
+    assert not any(distortions("pristine", pristine_share=1.0))
+    distorted = {"pristine_share": 0.0, "distortions": ["Noise", "Low clarity"]}
+    places = {
+        share: [d["position"] == "whole picture" for (d,) in distortions(f"boxes{share}", box_share=share, **distorted)]
+        for share in (0.0, 1.0)
+    }
+    assert len(places[0.0]) == len(places[1.0]) == 24
+    assert all(places[0.0])
+    assert not any(places[1.0])
+
+
+def test_a_distortion_that_nobody_sees_is_no_label(tmp_path: Path) -> None:
+    """There is nothing in a flat picture that could be blurred."""
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (300, 300), (90, 120, 60)).save(tmp_path / "flat" / "flat.png")
+    config = _config(
+        photographs=str(tmp_path / "flat"), crops_per_photograph=1, pristine_share=0.0, distortions=["Motion blur"]
+    )
+    (row,) = ingest(config, 0, tmp_path / "media").table.to_pylist()
+    assert row["distortions"] == []
+    assert row["mos"] == 5.0
+
+
+def test_two_sources_of_one_configuration_draw_apart(few: str, tmp_path: Path) -> None:
+    sources = [{"kind": "degrade", "name": name, "photographs": few, "side": 112} for name in ("a", "b")]
+    first, second = open_sources(IngestConfig.model_validate({"sources": sources}), 0)
+    made = [
+        {sample.probed.digest for sample in source.expand(next(source.read(Limits())), "train", tmp_path)}
+        for source in (first, second)
+    ]
+    assert len(made[0]) == 8
+    assert not made[0] & made[1]
+
+
+def test_near_duplicates_are_those_of_the_configuration(few: str, tmp_path: Path) -> None:
+    with Image.open(FOLDER / "kiwi.jpg") as picture:
+        picture.crop((6, 6, picture.width, picture.height)).save(Path(few) / "trimmed.png")
+    with Image.open(Path(few) / "trimmed.png") as trimmed, Image.open(FOLDER / "kiwi.jpg") as whole:
+        first, other = (int(perceptual_hash(picture), 16) for picture in (trimmed, whole))
+    apart = (first ^ other).bit_count()
+    assert 0 < apart < 20
+    for bits, num_joined in ((apart - 1, 0), (apart, 2)):
+        config = _config({"near_duplicate_bits": bits}, photographs=few, crops_per_photograph=1)
+        assert ingest(config, 0, tmp_path / "media").facts["num_near_duplicates_joined"] == num_joined
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [({"max_megapixels": 0.05}, "megapixels exceed 0.05"), ({"max_file_megabytes": 0.001}, "MB exceed 0.001")],
+)
+def test_the_limits_of_a_file_are_the_configurations(
+    few: str, tmp_path: Path, limit: dict[str, float], reason: str
+) -> None:
+    with pytest.raises(ContractError, match=reason):
+        ingest(_config(limit, photographs=few), 0, tmp_path / "media")
+
+
+def test_the_same_seed_makes_the_same_samples_and_another_does_not(few: str, tmp_path: Path) -> None:
+    config = _config(photographs=few, crops_per_photograph=2)
     first, again, other = (
         ingest(config, seed, tmp_path / str(number)).table.drop_columns(["media_path"])
         for number, seed in enumerate((1, 1, 2))

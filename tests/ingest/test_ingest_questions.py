@@ -189,8 +189,9 @@ def test_the_config_chooses_sub_tasks_kinds_and_numbers() -> None:
     questions = expand(_item([NOISE, BLUR]), config, 0)
     assert [q["sub_task"] for q in questions] == ["mcq", "score"]
     assert len(questions[0]["options"]) == 6
-    none = QuestionsConfig(sub_tasks=("reg_perception",), regions_per_image=1)
-    assert len(expand(_item([NOISE, BLUR]), none, 0)) == 1
+    for number in (1, 2, 3):
+        regions = QuestionsConfig(sub_tasks=("reg_perception",), regions_per_image=number)
+        assert len(expand(_item([NOISE, BLUR]), regions, 0)) == number, "a clean region fills up"
 
 
 def test_the_same_sample_is_asked_the_same_and_another_is_not() -> None:

@@ -61,6 +61,8 @@ def run(job):
             full.write("x" * 100_000)
     if what == "crash":
         raise KeyError("lost")
+    if what == "exit":
+        sys.exit(job.options["code"])
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "retry":
@@ -216,6 +218,13 @@ def test_a_crash_is_retried_and_shows_the_last_lines(folder: Path, what: str, co
     assert said in str(failed.value)
     again = pickle.loads(pickle.dumps(failed.value))  # Prefect keeps the exception of a failed task
     assert (str(again), again.retryable, again.tail) == (str(failed.value), True, failed.value.tail)
+
+
+@pytest.mark.parametrize(("code", "retryable"), [(2, False), (3, True)])
+def test_a_child_that_says_nothing_is_known_by_its_exit_code(folder: Path, code: int, retryable: bool) -> None:
+    with pytest.raises(ChildFailed, match=f"ended with exit code {code}") as failed:
+        start(folder, "exit", options={"code": code})
+    assert (failed.value.returncode, failed.value.retryable) == (code, retryable)
 
 
 def test_a_full_disk_is_named_with_its_cure_and_not_retried(folder: Path) -> None:

@@ -70,6 +70,28 @@ def test_a_stage_that_ends_well_is_told_in_facts(run: Run) -> None:
     assert inputs == [{"name": "dialogues", "dataset_id": "digest"}]
 
 
+CHILD = """
+from tasks.launcher.job import child_main
+child_main(lambda job: {**job.to_dict(), "config": job.config.name})
+"""
+
+
+def test_a_child_gets_the_stages_inputs_folder_options_and_seed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "some_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    dialogues = Ref("dialogues", "/d.parquet", "digest", 4)
+    with open_stage("mine", run, CONFIG.model_copy(update={"seed": 11}), {"dialogues": dialogues}) as stage:
+        facts = stage.child("some_child", {"wanted": 2}, name="first")
+    folder = run.folder / "mine" / "first"
+    assert facts == {
+        "config": "stage-test", "inputs": {"dialogues": "/d.parquet"}, "out": str(folder / "out"),
+        "folder": str(folder), "seed": 11, "options": {"wanted": 2},
+    }  # fmt: skip
+
+
 def test_a_failure_is_recorded_with_its_reason(run: Run) -> None:
     with pytest.raises(ContractError):
         fail_with(run, ContractError("dialogues: d1: prompt is empty\nand more"))

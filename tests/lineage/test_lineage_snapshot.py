@@ -189,6 +189,16 @@ def test_the_other_views_count_what_there_is(lineage: Lineage) -> None:
     assert (card["num_questions"], card["mean_accuracy"]) == (1, 1.0)
 
 
+def test_difficulty_counts_prompts_by_how_many_rollouts_were_right(lineage: Lineage) -> None:
+    [row] = ROWS["difficulty"]
+    right = [0, 0, 0, 1, 4, 4]
+    mined = [{**row, "dialogue_id": f"d{i}", "num_all_right": n, "pass_rate": n / 4} for i, n in enumerate(right)]
+    publish(lineage, Run("run-1", str(lineage.home), "m"), {**ROWS, "difficulty": mined})
+    (pool,) = ask(snapshot(lineage), "SELECT * FROM difficulty_by_sub_task")
+    assert (pool["num_prompts"], pool["num_never_right"], pool["num_always_right"]) == (6, 3, 2)
+    assert (pool["lowest_pass_rate"], pool["highest_pass_rate"], pool["mean_pass_rate"]) == (0, 1, 0.375)
+
+
 def test_two_runs_keep_their_own_ancestors_and_one_content_stands_once(lineage: Lineage) -> None:
     publish(lineage, Run("run-1", str(lineage.home), "m"), ROWS)
     other = {**ROWS, "annotations": [{**row, "reasoning": "other"} for row in ROWS["annotations"]]}

@@ -144,6 +144,9 @@ def test_rollouts_are_drawn_anew_from_every_seed(student_folder: Path, tables: d
     assert first.keys() == other.keys()
     for dialogue_id, row in first.items():
         assert len({*row["completions"], *other[dialogue_id]["completions"]}) == 6
+    few = config(prompts=4, num_rollouts=2, max_new_tokens=2)
+    chosen = [mined(tmp_path / f"few{seed}", few, student_folder, tables["dialogues"], seed).keys() for seed in (1, 2)]
+    assert chosen[0] != chosen[1]
     for name, setting in {"cold": {"temperature": 1e-3}, "nucleus": {"top_p": 1e-6}}.items():
         settings = config(prompts=12, num_rollouts=3, max_new_tokens=6, **setting)
         rows = mined(tmp_path / name, settings, student_folder, tables["dialogues"])
@@ -205,3 +208,27 @@ def test_a_killed_run_rolls_out_what_it_lacks_and_nothing_again(
     prompts_begun.clear()
     run(killed)
     assert prompts_begun == [], "all is there"
+
+
+def test_what_is_right_and_how_many_easy_prompts_stay_are_the_configurations(
+    student_folder: Path, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    """Every rollout is cut, and so worth one half."""
+    rewards = {"truncated": 0.5, "untagged": "unparseable"}
+    settings = {"prompts": 12, "num_rollouts": 2, "max_new_tokens": 2}
+    for right_above, easy_pool, num_easy in ((0.4, 3, 3), (0.4, 12, 12), (0.5, 12, 0)):
+        chosen = config(rewards, right_above=right_above, easy_pool=easy_pool, **settings)
+        rows = mined(tmp_path / f"{right_above}-{easy_pool}", chosen, student_folder, tables["dialogues"]).values()
+        assert sum(row["pool"] == "easy" for row in rows) == num_easy
+        assert {row["num_all_right"] for row in rows} == {2 if right_above < 0.5 else 0}
+
+
+def test_thinking_is_cut_short_where_the_configuration_says_so(
+    student_folder: Path, tables: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student of random weights opens no thinking by itself: here every text counts as thinking that goes on."""
+    monkeypatch.setattr("tasks.student.generate._answer_now", lambda student, token_ids: [5, 6])
+    put_there = load_student(str(student_folder), StudentConfig()).tokenizer.decode([5, 6])
+    settings = config(prompts=12, num_rollouts=1, max_new_tokens=8, max_think_tokens=3)
+    rows = mined(tmp_path / "mine", settings, student_folder, tables["dialogues"])
+    assert all(put_there in row["completions"][0] for row in rows.values())

@@ -31,6 +31,7 @@ def pick(prompts: list[Mined], easy_pool: int = 8, random_control: bool = False,
         ([0.25, 0.5, 0.25, 0.25], "hard"),  # never all right, but some rollouts are better than others
         (EASY, "easy"),
         ([1.0, 0.995], "easy"),  # above right_above counts as right
+        ([0.99, 0.99], "dropped"),  # at right_above does not
         (WRONG, "dropped"),
         (SAME, "dropped"),
         ([0.7], "dropped"),
@@ -94,6 +95,12 @@ def test_the_choice_is_the_seeds() -> None:
     first, again, other = (pick(prompts, 4, True, seed) for seed in (1, 1, 2))
     assert first == again
     assert chosen(first, "random") != chosen(other, "random")
+
+
+def test_the_random_control_is_drawn_apart_from_the_easy_pool() -> None:
+    rows = pick(mined(*[EASY] * 20), easy_pool=5, random_control=True)
+    assert len(chosen(rows, "easy")) == len(chosen(rows, "random")) == 5
+    assert chosen(rows, "easy") != chosen(rows, "random")
 
 
 def test_summary_counts_memberships() -> None:

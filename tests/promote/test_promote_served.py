@@ -11,16 +11,19 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from data_contracts.refs import Ref, Run, digest_of
+from pipeline_config.home import HOME_VARIABLE
 from pipeline_config.schema import ConfigError, PipelineConfig, StudentConfig
 from tasks.promote.registry import Registry, package_student
-from tasks.promote.student_model import picture_path
+from tasks.promote.student_model import StudentModel, picture_path
 from tasks.promote.task import promote
 from tasks.rewards.answers.turn import read_turn
 from tasks.student.checkpoint import load_student, save_student
@@ -167,6 +170,34 @@ def test_adapters_whose_base_is_gone_are_not_registered(
     (student.path / "discern.json").write_text('{"base": "someone/base"}')
     with pytest.raises(ConfigError, match="fetch it with `hf download someone/base`"):
         package_student(student.path, LORA, tmp_path / "model")
+
+
+def test_answers_are_greedy_and_as_long_as_asked_for(
+    student_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    model = StudentModel()
+    settings = StudentConfig()
+    model.load_context(
+        SimpleNamespace(
+            artifacts={"checkpoint": str(student_folder)}, model_config={"student": settings.model_dump(mode="json")}
+        )
+    )
+    rows = pd.DataFrame({"image": [str(picture)] * 2, "question": ["What is it?", "Where?"]})
+    prompts = [Prompt(question, str(picture)) for question in rows["question"]]
+    for num_tokens in (3, 9):
+        params = {"reasoning": True, "max_new_tokens": num_tokens}
+        answers = model.predict(None, rows, params)
+        assert not (tmp_path / "home").exists(), "nothing of a served picture stays on disk"
+        expected = generate(
+            load_student(str(student_folder), StudentConfig(features_gigabytes=0)),
+            prompts,
+            temperature=0,
+            max_new_tokens=num_tokens,
+            batch_size=2,
+            seed=0,
+        )
+        assert answers == [group[0].text for group in expected]
 
 
 @pytest.mark.parametrize("image", ["no/such/file.png", "aGVsbG8=", "", "data:image/png;base64,aGVsbG8="])

@@ -95,6 +95,14 @@ def test_a_batch_fills_group_rewards_in() -> None:
     assert pictures[0].parts["order_bonus"] is None
 
 
+def test_every_prompt_of_a_batch_has_its_own_shuffled_answers() -> None:
+    """The first is answered better without the order of time, the second is not."""
+    config = RewardsConfig(rubrics={"choice": {"choice": 1, "order_bonus": 1}})
+    answers, shuffled = [[turn("B"), turn("A")]] * 2, [[turn("B"), turn("B")], [turn("A"), turn("A")]]
+    scores = score_batch([CHOICE, CHOICE], answers, config, shuffled=shuffled)
+    assert [[s.total for s in group] for group in scores] == [[1, 0], [1.3, 0]]
+
+
 def test_every_sample_of_a_batch_is_scored_by_its_own_type(rewards: RewardsConfig) -> None:
     """Released code takes the first sample's type for the whole batch."""
     samples = [CHOICE, {"problem_type": "mos", "answer": "3.00"}, {"problem_type": "regression", "answer": "4"}]

@@ -30,8 +30,7 @@ def config(**sections: Any) -> PipelineConfig:
         "name": "test",
         "ingest": {"sources": [{"kind": "degrade", "name": "unused"}]},
         "sft": {"optimiser": OPTIMISER, "batch_size": 5, "accumulate": 3, "epochs": 1.5, "save_steps": 7},
-        "grpo": {"optimiser": OPTIMISER, "steps": 6, "inner_updates": 2, "save_steps": 5, "num_rollouts": 6,
-                 "batch_size": 4},
+        "grpo": {"optimiser": OPTIMISER, "steps": 6, "inner_updates": 2, "save_steps": 5, "batch_size": 4},
     }  # fmt: skip
     return PipelineConfig.model_validate({**tree, **sections})
 
@@ -41,7 +40,7 @@ def sft(settings: PipelineConfig, folder: Path) -> TrainingArguments:
 
 
 def grpo(settings: PipelineConfig, folder: Path) -> TrainingArguments:
-    return grpo_arguments(settings, folder, 5, num_prompts=2)
+    return grpo_arguments(settings, folder, 5, num_prompts=10)
 
 
 @pytest.mark.parametrize("arguments", [sft, grpo])
@@ -80,7 +79,7 @@ def test_counts_are_the_configurations(tmp_path: Path) -> None:
     args = grpo(config(), tmp_path)
     assert args.max_steps == 6 * 2, "a Trainer step is an update"
     assert (args.save_steps, args.logging_steps) == (5 * 2, 2)
-    assert args.gradient_accumulation_steps == 3, "two prompts of six rollouts by fours"
+    assert args.gradient_accumulation_steps == 3, "ten prompts by fours"
 
 
 @pytest.mark.parametrize("arguments", [sft, grpo])
