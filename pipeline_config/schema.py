@@ -463,7 +463,7 @@ class RewardsConfig(Section):
 class EvaluateConfig(Section):
     """Held-out questions, answered by every student."""
 
-    prompts: Count = Field(500, description="held-out dialogues at most, spread over the photographs")
+    prompts: Count = Field(500, description="held-out dialogues at most; all those about a picture, or none")
     max_new_tokens: Count = Field(160, description="most tokens of an answer")
     max_think_tokens: Count | None = Field(
         None, description="thinking that has not ended by then is ended, and its answer begun; None = never"

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_contracts.records import EVALUATION
-from tasks.evaluate.items import choose, evaluation_rows, swap_pictures
+from tasks.evaluate.items import choose, evaluation_rows, half_asked, swap_pictures
 from tasks.launcher.job import Job, child_main, is_rank_zero, progress
 from tasks.launcher.parts import Parts, write_rows
 from tasks.student.turns import assistant_turn, merge_answers
@@ -38,10 +38,11 @@ class Sitting:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Answer, score, write. Returns the number of dialogues, questions, photographs and students.
+    """Answer, score, write. Returns the number of dialogues, questions, photographs, pictures of `half_asked` and
+    students.
 
-    Raises ConfigError: nothing is held out, or only one photograph is, or no training question is there to fit the
-    best constants on.
+    Raises ConfigError: nothing is held out, or only one photograph is, or ``evaluate.prompts`` is less than one picture
+    needs, or no training question is there to fit the best constants on.
     """
     dialogues = pq.read_table(job.inputs["dialogues"]).to_pylist()
     chosen = choose(dialogues, job.config.evaluate.prompts, job.seed)
@@ -62,6 +63,7 @@ def run(job: Job) -> dict[str, Any]:
         "num_dialogues": len(chosen),
         "num_questions": sum(len(row["pairs"]) for row in chosen),
         "num_photographs": len({row["source_photograph"] for row in chosen}),
+        "num_half_asked": len(half_asked(chosen)),
         "num_students": len(students),
     }
 

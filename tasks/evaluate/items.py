@@ -5,9 +5,9 @@ Pure. The paper scores ViDA-UGC's fixed test set; choosing part of a held-out se
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,38 +16,51 @@ from pipeline_config.schema import ConfigError
 
 
 def choose(dialogues: Sequence[Mapping[str, Any]], limit: int, seed: int) -> list[Mapping[str, Any]]:
-    """At most `limit` held-out dialogues, spread evenly over source photographs and, within them, over sub-tasks.
+    """At most `limit` held-out dialogues: all those about as many pictures, spread evenly over source photographs.
 
-    dialogues: rows of the dialogues table; those of the training split are left out. A photograph's first picture is
-    asked everything before its second is asked anything, so that one picture can be read as a whole in the report. The
-    result is ordered by sub-task, because answers of like length generate together fastest. Same seed, same choice.
-    Raises ConfigError if nothing is held out.
+    dialogues: rows of the dialogues table; those of the training split are left out. A picture is asked everything or
+    nothing, because in the official score a picture that was not asked for a description, say, is one that got none.
+    The result is ordered by sub-task, because answers of like length generate together fastest; it is the order in
+    which the answers' boxes count in the score. Same seed, same choice. Raises ConfigError if nothing is held out or
+    `limit` is less than one picture needs.
     """
-    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    pictures: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(dialogues, key=lambda row: row["dialogue_id"]):
         if row["split"] == "test":
-            cells[row["source_photograph"], row["sub_task"]].append(row)
-    if not cells:
+            pictures[row["sample_id"]].append(row)
+    if not pictures:
         raise ConfigError(
             "evaluate: no dialogue is held out (split 'test'); raise ingest.test_share or declare a source's split"
         )
     rng = np.random.default_rng(seed)
-    photographs = rng.permutation(sorted({photograph for photograph, _ in cells})).tolist()
-    sub_tasks = rng.permutation(sorted({sub_task for _, sub_task in cells})).tolist()
-    pictures = sorted({row["sample_id"] for rows in cells.values() for row in rows})
-    turn = dict(zip(pictures, rng.permutation(len(pictures)).tolist(), strict=True))
-    queues = {cell: deque(sorted(rows, key=lambda row: turn[row["sample_id"]])) for cell, rows in cells.items()}
+    of_photograph: dict[str, list[str]] = defaultdict(list)
+    for sample in rng.permutation(sorted(pictures)).tolist():
+        of_photograph[pictures[sample][0]["source_photograph"]].append(sample)
+    photographs = rng.permutation(sorted(of_photograph)).tolist()
+    rounds = zip_longest(*(of_photograph[photograph] for photograph in photographs))
 
     chosen: list[Mapping[str, Any]] = []
-    total = min(limit, sum(map(len, cells.values())))
-    for shift in cycle(range(len(sub_tasks))):  # each shift pairs every photograph with one sub-task
-        for place, photograph in enumerate(photographs):
-            queue = queues.get((photograph, sub_tasks[(place + shift) % len(sub_tasks)]))
-            if queue:
-                chosen.append(queue.popleft())
-                if len(chosen) == total:
-                    return sorted(chosen, key=lambda row: (row["sub_task"], row["dialogue_id"]))
-    raise AssertionError("cycle ends by return")
+    for sample in (sample for turn in rounds for sample in turn if sample is not None):
+        if len(chosen) + len(pictures[sample]) > limit:
+            break
+        chosen += pictures[sample]
+    if not chosen:
+        raise ConfigError(
+            f"evaluate.prompts: {limit} are not enough: the first picture alone has {len(pictures[sample])}; raise it"
+        )
+    return sorted(chosen, key=lambda row: (row["sub_task"], row["dialogue_id"]))
+
+
+def half_asked(dialogues: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Pictures (sample ids) with boxes in their golds that are not asked both for their distortions' boxes and for a
+    description, where the dialogues ask for both at all. The official score takes the question that is not there for
+    one without an answer.
+    """
+    asked: dict[str, set[str]] = defaultdict(set)
+    for row in dialogues:
+        asked[row["sample_id"]] |= {pair["problem_type"] for pair in row["pairs"]}
+    whole = {"detection", "description"} & set().union(*asked.values())
+    return [sample for sample, types in asked.items() if types & {*whole, "region"} and whole - types]
 
 
 def swap_pictures(
@@ -67,7 +80,8 @@ def swap_pictures(
         anywhere[photograph_of[path]].append(path)
     if len(anywhere) < 2:
         raise ConfigError(
-            "evaluate: the held-out pictures come from one source photograph; at least two are needed to swap pictures"
+            "evaluate: the held-out pictures come from one source photograph; at least two are needed to swap "
+            "pictures; hold out more, or raise evaluate.prompts"
         )
     rng = np.random.default_rng(seed)
     swapped: dict[str, str] = {}

@@ -6,6 +6,7 @@ from prefect import task
 
 from data_contracts.refs import Ref, Run
 from pipeline_config.schema import PipelineConfig
+from tasks.launcher.child import LOGGER
 from tasks.launcher.stage import open_stage, stage_options
 
 
@@ -26,7 +27,14 @@ def evaluate(
 
         from tasks.evaluate.scores import flat, summarise
 
-        stage.note(**stage.child("tasks.evaluate.answer", devices=config.student.devices))
+        facts = stage.child("tasks.evaluate.answer", devices=config.student.devices)
+        stage.note(**facts)
+        if facts["num_half_asked"]:
+            LOGGER.warning(
+                "evaluate: %d pictures are asked for their distortions or for a description, but not for both; "
+                "the official score counts the other as missed. Ask both of every picture, or neither.",
+                facts["num_half_asked"],
+            )
         table = pq.read_table(stage.folder / "answer" / "out")
         scores = summarise(table.to_pylist(), config.evaluate.replicates, config.seed)
         scores["champion_digest"] = champion.digest if champion else None

@@ -121,7 +121,7 @@ def config() -> PipelineConfig:
             "ingest": {"sources": [{"kind": "degrade", "name": "photographs"}]},
             "sft": {"optimiser": {"lr": 1e-3}},
             "grpo": {"optimiser": {"lr": 1e-3}},
-            "evaluate": {"prompts": 24, "max_new_tokens": 4, "batch_size": 8, "replicates": 200, "gallery": 4},
+            "evaluate": {"prompts": 30, "max_new_tokens": 4, "batch_size": 8, "replicates": 200, "gallery": 4},
         }
     )
 

@@ -41,9 +41,10 @@ def test_every_student_answers_every_question(
     job = _job(tmp_path / "first", config, dialogues, student_folder, champion=str(student_folder))
     facts = answer.run(job)
     assert facts == {
-        "num_dialogues": 24,
+        "num_dialogues": 30,
         "num_questions": facts["num_questions"],
         "num_photographs": 6,
+        "num_half_asked": 0,
         "num_students": 6,
     }
     table = pq.read_table(job.out)
@@ -88,7 +89,7 @@ def test_processes_share_the_dialogues_and_write_what_one_would(
 ) -> None:
     alone, shared = (_job(tmp_path / name, config, dialogues, student_folder) for name in ("alone", "shared"))
     facts = answer.run(alone)
-    assert len(asked) == 4 * 24
+    assert len(asked) == 4 * 30
     everyone = asked.copy()
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):
@@ -126,7 +127,7 @@ def test_a_killed_run_asks_what_it_lacks_and_nothing_again(
     assert not killed.out.exists()
     asked.clear()
     answer.run(killed)
-    assert len(asked) == 4 * 24 - 24 - 10
+    assert len(asked) == 4 * 30 - 30 - 10
     assert pq.read_table(killed.out).equals(pq.read_table(whole.out))
     asked.clear()
     answer.run(killed)

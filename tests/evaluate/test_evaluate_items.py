@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_config.schema import ConfigError
-from tasks.evaluate.items import choose, evaluation_rows, swap_pictures
+from tasks.evaluate.items import choose, evaluation_rows, half_asked, swap_pictures
 
 Row = dict[str, Any]
 
@@ -35,21 +35,39 @@ def _grid(photographs: int = 6, pictures: int = 4, sub_tasks: int = 5) -> list[R
     ]
 
 
-@pytest.mark.parametrize("limit", [6, 17, 30, 61])
-def test_photographs_and_sub_tasks_are_asked_evenly(limit: int) -> None:
+@pytest.mark.parametrize("limit", [5, 17, 30, 61, 119])
+def test_whole_pictures_are_asked_and_photographs_evenly(limit: int) -> None:
     chosen = choose(_grid(), limit, seed=1)
-    assert len(chosen) == len({row["dialogue_id"] for row in chosen}) == limit
-    for column, spread in (("source_photograph", 1), ("sub_task", 2)):
-        counts = Counter(row[column] for row in chosen)
-        assert len(counts) == len({row[column] for row in _grid()})
-        assert max(counts.values()) - min(counts.values()) <= spread
+    assert limit - 5 < len(chosen) == len({row["dialogue_id"] for row in chosen}) <= limit
+    of_picture = Counter(row["sample_id"] for row in chosen)
+    assert set(of_picture.values()) == {5}  # every sub-task
+    of_photograph = [sum(sample.startswith(f"s{number}_") for sample in of_picture) for number in range(6)]
+    assert max(of_photograph) - min(of_photograph) <= 1
 
 
-def test_a_picture_is_asked_everything_before_the_next_of_its_photograph() -> None:
-    chosen = choose(_grid(), 30, seed=1)  # six photographs x five sub-tasks
-    assert Counter(row["sample_id"] for row in chosen) == Counter(
-        {sample: 5 for sample in {row["sample_id"] for row in chosen}}
-    )
+def test_the_order_is_by_sub_task_and_dialogue() -> None:
+    chosen = choose(_grid(), 30, seed=1)
+    assert chosen == sorted(chosen, key=lambda row: (row["sub_task"], row["dialogue_id"]))
+
+
+def test_fewer_than_one_picture_needs_is_the_users_error() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.prompts: 4 are not enough: the first picture alone has 5"):
+        choose(_grid(), 4, seed=1)
+
+
+def _asked(sample: str, *problem_types: str) -> Row:
+    return {"sample_id": sample, "pairs": [{"problem_type": name} for name in problem_types]}
+
+
+def test_pictures_asked_for_half_of_what_the_official_score_reads_are_counted() -> None:
+    rows = [
+        *(_asked("whole", "detection"), _asked("whole", "description", "region")),
+        *(_asked("boxes", "detection"), _asked("boxes", "choice"), _asked("told", "description")),
+        *(_asked("regions", "region"), _asked("choices", "choice", "mos")),
+    ]
+    assert half_asked(rows) == ["boxes", "told", "regions"]
+    assert half_asked([row for row in rows if row["pairs"][0]["problem_type"] != "description"]) == ["regions"]
+    assert half_asked([_asked("a", "choice"), _asked("b", "region")]) == []
 
 
 def test_the_seed_decides_and_the_order_of_the_table_does_not() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy.stats import binom
 
+from tasks.evaluate.items import choose
 from tasks.evaluate.scores import METRICS, flat, summarise
-from tasks.rewards.metrics import SIX
+from tasks.rewards.metrics import SIX, score_submission
+from tasks.rewards.metrics.documents import documents_of, write_documents
 
 Row = dict[str, Any]
 Answered = Callable[[str, Callable[[Row], str]], list[Row]]
@@ -46,6 +49,27 @@ def test_perfect_and_silent_students_stand_at_the_ends(scores: dict[str, Any]) -
     assert best["mos_srcc"]["value"] == pytest.approx(1.0)
     assert (best["format"]["value"], worst["format"]["value"]) == (1.0, 0.0)
     assert {"choice_accuracy/type", "choice_accuracy/significance"} <= best.keys() & METRICS.keys()
+
+
+def test_a_part_of_the_held_out_pictures_can_be_answered_perfectly(dialogues: list[Row], answered: Answered) -> None:
+    chosen = {row["dialogue_id"] for row in choose(dialogues, 17, seed=2)}
+    assert len(chosen) < sum(row["split"] == "test" for row in dialogues)
+    rows = [row for row in answered("grpo", right) if row["dialogue_id"] in chosen]
+    figures = summarise(rows, 0, seed=0)["students"]["grpo"]
+    for metric in ("region_map", "detection_map", "description_map", "key_distortion_recall"):
+        assert figures[metric]["value"] == 1.0, metric
+
+
+def test_every_row_of_the_table_is_what_the_official_files_score(
+    scores: dict[str, Any], answered: Answered, tmp_path: Path
+) -> None:
+    for student, turn in (("grpo", right), ("sft", half), ("base", lambda _: NOTHING)):
+        submission, reference = documents_of(answered(student, turn))
+        for documents, name in ((submission, "submission"), (reference, "reference")):
+            write_documents(documents, tmp_path / student / name)
+        figures = score_submission(tmp_path / student / "submission", tmp_path / student / "reference")
+        for metric in (*SIX, "composite"):
+            assert scores["students"][student][metric]["value"] == pytest.approx(figures[metric]), (student, metric)
 
 
 def test_half_the_photographs_give_half_the_score_and_a_wide_interval(scores: dict[str, Any]) -> None:
