@@ -362,7 +362,9 @@ class GrpoConfig(Section):
     steps: Annotated[int, Field(ge=0)] = Field(
         30, description="rounds of rollouts, each followed by inner_updates updates"
     )
-    max_rollouts: Count | None = Field(None, description="end with the step that reaches as many; None = all steps")
+    max_rollouts: Count | None = Field(
+        None, description="the run and its schedule end with the step that reaches as many; None = all steps"
+    )
     prompts_per_step: Count = Field(4, description="trained on; sampling.max_expansion may roll out more")
     sampling: SamplingConfig = SamplingConfig()
     num_rollouts: Annotated[int, Field(ge=2)] = Field(8, description="G, per prompt")

@@ -399,10 +399,14 @@ def whole_groups(prompt_B: Tensor, micro: int, num_micros: int) -> slice:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout's probability to 0: the policy that is trained is the one that sampled."""
+    """Set every dropout's probability to 0, in modules of its own and in attributes such as attention's: the policy
+    that is trained is the one that sampled."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def derive_seed(seed: int, *stream: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,12 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 # isort: split
 import torch
 
+from pipeline_config.schema import StudentConfig
 from tasks.grpo.train import run
-from tasks.grpo.trainer import GrpoTrainer
+from tasks.grpo.trainer import GrpoTrainer, disable_dropout
 from tasks.launcher.job import Job
+from tasks.student.checkpoint import load_student
+from tasks.student.encode import Prompt, encode_prompts
 
 MakeJob = Callable[..., Job]
 pytestmark = pytest.mark.usefixtures("letters_reward")
@@ -108,6 +113,33 @@ def test_the_policy_that_trains_drops_nothing_out(make_job: MakeJob) -> None:
     run(job)
     assert all(entry["grad_norm"] > 0 for entry in history(job))
     assert all(entry["logprob_gap"] < 1e-5 for entry in history(job))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_no_dropout_of_a_family_is_left_on(
+    family: str, attention: str, folders: dict[str, Path], tables: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two forwards in train mode say what one in eval mode does."""
+    checkpoint = tmp_path / "student"
+    shutil.copytree(folders[family], checkpoint)
+    tree = json.loads((checkpoint / "config.json").read_text())
+    tree["text_config"]["attention_dropout"] = 0.5
+    (checkpoint / "config.json").write_text(json.dumps(tree))
+    lora = {"r": 4, "alpha": 8, "dropout": 0.5}
+    config = StudentConfig.model_validate({"precision": "float32", "attention": attention, "lora": lora})
+    student = load_student(str(checkpoint), config, train=True)
+    with torch.no_grad():
+        for name, parameter in student.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+        batch = encode_prompts(student, [Prompt("Which?", str(tables["dialogues"].with_name("0.png")))])
+        expected = student.model.eval()(**batch).logits
+        student.model.train()
+        assert not torch.allclose(student.model(**batch).logits, student.model(**batch).logits)
+        disable_dropout(student.model)
+        for _ in range(2):
+            assert torch.equal(student.model(**batch).logits, expected)
 
 
 @pytest.mark.parametrize(
