@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -124,9 +124,16 @@ def print_health(report: Sequence[DomainHealth], allowed: set[str]) -> int:
         print(f"{domain.domain}: {verdict} ({domain.num_questions} questions, {kind}{judged})")
         for finding in domain.findings:
             print(f"  ! {finding}")
-        for name, value in sorted({**domain.constants, **domain.tricks}.items(), key=lambda entry: -entry[1])[:5]:
-            print(f"    {value:.3f}  {name}")
+        for title, earned in (("constants", domain.constants), ("tricks", domain.tricks)):
+            for value, names in _by_value(earned):
+                print(f"    {value:.3f}  {title}: {', '.join(names)}")
     return int(any(domain.findings and domain.domain not in allowed for domain in report))
+
+
+def _by_value(earned: Mapping[str, float]) -> list[tuple[float, list[str]]]:
+    """Names by what they earn, to three places, highest first."""
+    values = sorted({round(value, 3) for value in earned.values()}, reverse=True)
+    return [(value, [name for name, v in earned.items() if round(v, 3) == value]) for value in values]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def _recall(item: Item) -> tuple[float, str]:
     "event_recall",
     judges="answer",
     continuous=True,
+    hacks=("judge",),
     source="VideoChat-R1 sec. 3 (R_recall)",
     departs="the released training script has no reward for captions; the formula is the paper's. Its judge is "
     "Qwen2.5-72B, here the config's",
@@ -54,6 +55,7 @@ def event_recall(item: Item) -> Outcome:
     "event_coverage",
     judges="answer",
     continuous=True,
+    hacks=("judge",),
     source="VideoCap-R1 sec. 3 (Escore); the three-way reading of the thresholds is ours",
     departs="no code is released; the formula is the paper's",
     formula="s = event recall: 0 if s < .28, .5 if s < .35, else 1",
@@ -139,6 +141,7 @@ def think_score(item: Item) -> Outcome:
 @reward(
     "judge_agreement",
     judges="answer",
+    hacks=("judge",),
     source="GLM-4.1V-Thinking sec. 5 (model judge where no rule applies)",
     departs="the released verifiers ask a model wherever their rules cannot read a text; here only where the rubric "
     "says so, because one weak judge can collapse every domain",

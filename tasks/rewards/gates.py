@@ -99,6 +99,7 @@ def mixes_languages(text: str, question: str) -> bool:
 @reward(
     "repetition_gate",
     judges="gate",
+    hacks=("loop",),
     source="GLM-4.1V-Thinking sec. 5; thresholds ours",
     departs="the released check finds any 50 characters that stand ten times; here the share of distinct n-grams "
     "decides, because lists of boxes and tables repeat without looping",

@@ -9,16 +9,16 @@ GLM-4.1V's lesson: one weak verifier collapses every domain, so each is checked 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.rewards.answers.choice import option_texts
-from tasks.rewards.constants import FIXED_FIELDS, constant_completions
+from tasks.rewards.batch import score_batch
+from tasks.rewards.constants import constant_completions
 from tasks.rewards.reward import REWARDS, SampleError
-from tasks.rewards.score import rubric_of_sample, score
+from tasks.rewards.score import Score, rubric_of_sample, score
+from tasks.rewards.tricks import FAMILIES, blind_tricks, completion_of, gold_tricks, word_lists
 
 if TYPE_CHECKING:
     from pipeline_config.schema import RewardsConfig
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FULL_MARKS = 1.0 - 1e-6
 MAX_CHECKED = 100  # questions of a domain that the tricks are tried on
 EXAMPLES = 3  # of failing golds a domain's report shows
+TOLERATED = 0.1  # mean that a trick of `FAMILIES` may earn of a continuous reward: a judge errs now and then, ours
 
 Sample = Mapping[str, Any]
 
@@ -41,14 +42,6 @@ def gold_completion(sample: Sample, rewards: RewardsConfig) -> str:
     if "format_boxed" in rubric_of_sample(sample, rewards):
         text = f"<|begin_of_box|>{text}<|end_of_box|>"
     return completion_of(text, pairs[0] if len(pairs) == 1 else sample)
-
-
-def completion_of(text: str, sample: Sample) -> str:
-    """A completion with this text in its answer field, and the gold's other blocks as far as the sample has them."""
-    subjects, glue = sample.get("subjects"), sample.get("glue")
-    think = "" if subjects is None else json.dumps({"subjects": list(subjects)})
-    spans = "" if glue is None else f"<glue>[{', '.join(f'({s}, {e})' for s, e in glue)}]</glue>"
-    return f"<think>{think}</think><answer>{text}</answer>{spans}"
 
 
 def gold_scores_full(sample: Sample, rewards: RewardsConfig) -> str | None:
@@ -82,42 +75,6 @@ def gold_findings(samples: Iterable[Sample], rewards: RewardsConfig) -> list[tup
 def id_of(sample: Sample) -> str:
     """A sample's id, whichever of its usual fields holds it; "?" if none does."""
     return next((str(sample[k]) for k in ("question_id", "dialogue_id", "problem_id", "id") if sample.get(k)), "?")
-
-
-# ---------------------------------------------------------------------------------------------------------- tricks
-def gold_tricks(sample: Sample) -> dict[str, str]:
-    """Completions that hold the gold but do not commit to it: none of them may pass as an answer."""
-    gold = str(sample["answer"]).strip()
-    return {
-        "gold wrapped in nonsense": completion_of(
-            f"As everybody knows, {gold} might be what you want, or not.", sample
-        ),
-        "gold repeated": completion_of(f"{gold} {gold}", sample),
-        "gold repeated on lines": completion_of(f"{gold}\n{gold}", sample),
-        "nested tags": f"<think></think><answer><answer>{gold}</answer></answer>",
-        "two answers": f"<think></think><answer>{gold}</answer><answer>{gold}</answer>",
-        "gold only thought": f"<think>{gold}</think>",
-        "unclosed answer": f"<think></think><answer>{gold}",
-    }
-
-
-def blind_tricks(sample: Sample) -> dict[str, str]:
-    """Completions that need no look at the medium and no gold: none of them may earn anything."""
-    letters = [chr(ord("A") + i) for i in range(max(4, len(option_texts(sample.get("options")))))]
-    fields = {
-        **FIXED_FIELDS,
-        "copy of the question": str(sample.get("question") or "What is it?"),
-        "all letters": " ".join(letters),
-        "all letters, listed": ", ".join(letters),
-        "all options": "\n".join(option_texts(sample.get("options"))) or "Noise or blur or none",
-    }
-    tricks = {name: f"<think></think><answer>{field}</answer>" for name, field in fields.items()}
-    return {
-        **tricks,
-        "nothing": "",
-        "only tags": "<think></think><answer></answer>",
-        "tags upon tags": "<think><answer>" * 8,
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------- report
@@ -175,9 +132,12 @@ def _check_domain(domain: str, questions: Sequence[Sample], rewards: RewardsConf
         return DomainHealth(
             domain, len(questions), False, len(failures), {}, {}, "", (*findings, "no gold can be scored")
         )
-    named = {n for q in sound for n in rubric_of_sample(q, rewards) if n in REWARDS and REWARDS[n].judges == "answer"}
-    continuous = any(REWARDS[n].continuous for n in named)
-    blind, gold_bound = _mean_accuracies(sound, blind_tricks, rewards), _mean_accuracies(sound, gold_tricks, rewards)
+    named = {n for q in sound for n in rubric_of_sample(q, rewards) if n in REWARDS}
+    continuous = any(REWARDS[n].continuous for n in named if REWARDS[n].judges == "answer")
+    judged = any("judge" in REWARDS[n].hacks for n in named)
+    lists = word_lists(sound) if judged else {}
+    blind = _mean_accuracies(sound, lambda q: {**blind_tricks(q), **lists}, rewards)
+    gold_bound = _mean_accuracies(sound, gold_tricks, rewards)
     completions = constant_completions(sound) if continuous else {}
     constants = _mean_accuracies(sound, lambda _: completions, rewards)
     judge = judge_named(score(sound[0], gold_completion(sound[0], rewards), rewards).reason)
@@ -189,19 +149,44 @@ def _check_domain(domain: str, questions: Sequence[Sample], rewards: RewardsConf
     ]
     if not continuous:
         findings += [f"trick {name!r} earns {value:.3f}" for name, value in gold_bound.items() if value > 0]
-    return DomainHealth(
-        domain, len(questions), continuous, len(failures), {**blind, **gold_bound}, constants, judge, tuple(findings)
-    )
+    hacks: dict[str, float] = {}
+    for name in sorted(named):
+        tried = _mean_hacks(sound, name, rewards)
+        hacks |= tried
+        most = TOLERATED if REWARDS[name].continuous else 0.0
+        findings += [f"trick {trick!r} earns {value:.3f}" for trick, value in tried.items() if value > most]
+    tricks = {**blind, **gold_bound, **hacks}
+    return DomainHealth(domain, len(questions), continuous, len(failures), tricks, constants, judge, tuple(findings))
+
+
+def _scored(
+    questions: Sequence[Sample], tricks: Callable[[Sample], Mapping[str, str]], rewards: RewardsConfig
+) -> dict[str, list[Score]]:
+    """The scores that each trick earns, on the questions that it is made for."""
+    named = [tricks(question) for question in questions]
+    scores = score_batch(questions, [list(of_one.values()) for of_one in named], rewards)
+    found: dict[str, list[Score]] = defaultdict(list)
+    for of_one, earned in zip(named, scores, strict=True):
+        for name, scored in zip(of_one, earned, strict=True):
+            found[name].append(scored)
+    return found
 
 
 def _mean_accuracies(
     questions: Sequence[Sample], tricks: Callable[[Sample], Mapping[str, str]], rewards: RewardsConfig
 ) -> dict[str, float]:
-    sums: dict[str, float] = defaultdict(float)
-    for question in questions:
-        for name, completion in tricks(question).items():
-            sums[name] += score(question, completion, rewards).accuracy
-    return {name: value / len(questions) for name, value in sums.items()}
+    scored = _scored(questions, tricks, rewards)
+    return {name: sum(s.accuracy for s in scores) / len(scores) for name, scores in scored.items()}
+
+
+def _mean_hacks(questions: Sequence[Sample], reward: str, rewards: RewardsConfig) -> dict[str, float]:
+    """What the tricks of a reward's families earn of this reward alone."""
+    asked = [question for question in questions if reward in rubric_of_sample(question, rewards)]
+    means = {}
+    for family in REWARDS[reward].hacks:
+        for name, scores in _scored(asked, FAMILIES[family], rewards).items():
+            means[f"{name} ({reward})"] = sum(s.parts[reward] or 0.0 for s in scores) / len(scores)
+    return means
 
 
 def judge_named(reason: str) -> str:

@@ -22,6 +22,7 @@ MAX_JUDGED_CHARACTERS = 20_000
 MAX_WORDS = 80  # of a sentence that is read, ours
 MAX_GAP = 6  # content words between two neighbouring words of a statement, ours
 MAX_TERSE, MAX_CONTENT = 6, 0.8  # more content words than the first, and a larger share than the second: a list, ours
+MAX_ITEMS = 3  # single words between commas, ours
 FOREIGN_FREE, FOREIGN_PER_KNOWN = 8, 2  # content words of a sentence that no statement has, ours
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
@@ -67,10 +68,15 @@ def stem(word: str) -> str:
     return str(_stemmer().stem(word)) if word.isalpha() else word
 
 
-def ordered_stems(text: str) -> tuple[str, ...]:
-    """Stems of the content words of a text, in order; of all its words if it has no other."""
+def content_words(text: str) -> list[str]:
+    """The words of a text that are no function words, in order; all its words if it has no other."""
     words = words_of(text)
-    return tuple(stem(word) for word in words if word not in _STOP_WORDS) or tuple(stem(word) for word in words)
+    return [word for word in words if word not in _STOP_WORDS] or words
+
+
+def ordered_stems(text: str) -> tuple[str, ...]:
+    """Stems of the `content_words` of a text, in order."""
+    return tuple(stem(word) for word in content_words(text))
 
 
 def content_stems(text: str) -> set[str]:
@@ -94,12 +100,14 @@ def is_negated(text: str) -> bool:
 class Clause:
     """A sentence, taken apart.
 
-    num_words: all of them. num_content: those that are no function words. stems: of the content words, in order. main:
+    num_words: all of them. num_content: those that are no function words. listed: single
+    words stand between commas, all of them or more than MAX_ITEMS. stems: of the content words, in order. main:
     those before the first preposition, in order; moved: the others, which a writer may put first.
     """
 
     num_words: int
     num_content: int
+    listed: bool
     stems: tuple[str, ...]
     main: tuple[str, ...]
     moved: frozenset[str]
@@ -113,7 +121,9 @@ def clause_of(sentence: str) -> Clause:
     stems = tuple(s for _, s in content) or ordered_stems(sentence)
     main = tuple(s for i, s in content if i < first)
     moved = frozenset(s for i, s in content if i > first)
-    return Clause(len(words), len(content), stems, main, moved, is_negated(sentence))
+    parts = [len(ordered_stems(part)) for part in sentence.split(",")]
+    listed = parts.count(1) > MAX_ITEMS or 1 < parts.count(1) == len(parts)
+    return Clause(len(words), len(content), listed, stems, main, moved, is_negated(sentence))
 
 
 @lru_cache(maxsize=1024)
@@ -143,11 +153,12 @@ def entailed(text: str, statements: Sequence[str], share: float) -> list[bool]:
 
 
 def _lists_words(clause: Clause, known: frozenset[str]) -> bool:
-    """Hardly any function words, very long, or far more content words than the statements have."""
+    """Hardly any function words, single words between commas, very long, or far more content words than the statements
+    have."""
     bare = clause.num_content > MAX_TERSE and clause.num_content > MAX_CONTENT * clause.num_words
     stems = set(clause.stems)
-    num_foreign = len(stems - known)
-    return bare or clause.num_words > MAX_WORDS or num_foreign > FOREIGN_FREE + FOREIGN_PER_KNOWN * len(stems & known)
+    foreign = len(stems - known) > FOREIGN_FREE + FOREIGN_PER_KNOWN * len(stems & known)
+    return bare or foreign or clause.listed or clause.num_words > MAX_WORDS
 
 
 def _says(clause: Clause, wanted: Clause, share: float) -> bool:
@@ -177,14 +188,15 @@ def same_answer(question: str, gold: str, answer: str, share: float) -> bool:
     """Does the answer say what the gold says, and commit to it?
 
     All of the gold's words, each no oftener than there, in the order they have in each of its parts ("red and blue"
-    has two); few words beyond those of gold and question; no other number, no negation of its own; nothing that hedges
-    and no alternative that the question offers. So no gold repeated, wrapped in nonsense, denied, swapped or hedged.
+    has two); few words beyond those of gold and question; no other number, no negation of its own; nothing that hedges,
+    no alternative that the question offers, no lone word of the question as a part of its own ("door, a woman"). So no
+    gold repeated, wrapped in nonsense, denied, swapped or hedged.
     """
     said, asked, wanted = content_stems(answer), content_stems(question), content_stems(gold)
     allowed = Counter(stem(word) for word in words_of(gold))
     num_said = Counter(stem(word) for word in words_of(answer))
-    parts = [ordered_stems(part) for part in re.split(r",|;|\band\b", gold.lower()) if words_of(part)]
     stems = ordered_stems(answer)
+    lone = {part[0] for part in parts_of(answer) if len(part) == 1} - wanted
     return (
         bool(wanted)
         and wanted <= said
@@ -192,10 +204,17 @@ def same_answer(question: str, gold: str, answer: str, share: float) -> bool:
         and all(count <= allowed[s] for s, count in num_said.items() if s in wanted)
         and {s for s in said if s[0].isdigit()} <= {s for s in wanted | asked if s[0].isdigit()}
         and is_negated(gold) == is_negated(answer)
-        and all(num_in_order(part, stems) == len(part) for part in parts)
+        and all(num_in_order(part, stems) == len(part) for part in parts_of(gold))
         and not hedges(answer) - hedges(gold)
         and not alternatives(question) & said - wanted
+        and not lone & asked
     )
+
+
+def parts_of(answer: str) -> list[tuple[str, ...]]:
+    """Stems of the parts between commas, semicolons and "and"."""
+    parts = re.split(r"[,;]|\band\b", answer[:MAX_JUDGED_CHARACTERS].lower())
+    return [stems for part in parts if (stems := ordered_stems(part))]
 
 
 def hedges(text: str) -> frozenset[str]:

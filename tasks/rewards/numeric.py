@@ -38,6 +38,7 @@ def in_unit_of_gold(found: Quantity | None, gold: Quantity, item: Item) -> Quant
 @reward(
     "numerical",
     judges="answer",
+    hacks=("unit",),
     source="Video-R1 sec. 3 (numerical)",
     departs='the released code reads plain floats alone and takes a thousands comma for a decimal mark ("1,234" '
     'differs from "1234"); here commas do not matter, units, a typographic minus and powers of ten are read, '
@@ -58,6 +59,7 @@ def numerical(item: Item) -> Outcome:
     "regression",
     judges="answer",
     continuous=True,
+    hacks=("unit",),
     source="Video-R1 sec. 3 (regression); a gold of 0 scores 1 for 0 only, ours",
     departs="the released code adds 1e-9 above and below the fraction, so that a gold of 0 earns nothing even for 0; "
     "here 0 earns 1. Units, a typographic minus, powers of ten and fractions are read, and units are "
@@ -113,6 +115,7 @@ def _within(item: Item, tolerance: float) -> Outcome:
 @reward(
     "mathematics",
     judges="answer",
+    hacks=("unit",),
     source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-6)",
     departs="as `physics`",
     formula="1 if |answer - gold| <= 1e-6 * |gold|, else 0; expressions by their value, other golds by equal texts",
@@ -126,6 +129,7 @@ def mathematics(item: Item) -> Outcome:
 @reward(
     "physics",
     judges="answer",
+    hacks=("unit",),
     source="GLM-4.1V-Thinking sec. 5.2 (tolerance 1e-5)",
     departs="the released verifiers hand the text to sympy in its strict mode, which takes no text, so that every "
     "answer goes to a model judge; 1e-6 is added to |gold|. Here a grammar of our own reads the text, the "
@@ -141,6 +145,7 @@ def physics(item: Item) -> Outcome:
 @reward(
     "chart",
     judges="answer",
+    hacks=("unit",),
     source="GLM-4.1V-Thinking sec. 5.2 (relative tolerance 2.5e-2, years exact)",
     departs="as `physics`; the released code takes whole numbers from 1000 to 3000 for years, here 1500 to 2100 "
     "without unit and comma, so that counts are not held to the last digit",

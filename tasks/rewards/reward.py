@@ -70,7 +70,7 @@ class Reward:
     judges: ``answer`` counts towards accuracy; ``form`` judges the frame of the turn; ``gate`` makes the total 0
     where it is 0; ``group`` needs the other answers of the group or batch and is None alone. departs: where it departs
     from the code that the source's authors released, and why. continuous: near answers earn something, so that constant
-    answers do.
+    answers do. hacks: families of `tasks.rewards.tricks` that the health report tries on it.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Reward:
     departs: str
     formula: str
     continuous: bool
+    hacks: tuple[Literal["judge", "unit", "loop"], ...]
     example: tuple[dict[str, Any], str, float] | None
 
 
@@ -94,13 +95,14 @@ def reward(
     departs: str,
     formula: str,
     continuous: bool = False,
+    hacks: tuple[Literal["judge", "unit", "loop"], ...] = (),
     example: tuple[dict[str, Any], str, float] | None = None,
 ) -> Callable[[Callable[[Item], Outcome]], Callable[[Item], Outcome]]:
     """Enter a function into the table under a name. example: (sample, completion, value), tested as written."""
 
     def enter(function: Callable[[Item], Outcome]) -> Callable[[Item], Outcome]:
         assert name not in REWARDS, f"two rewards are named {name}"
-        REWARDS[name] = Reward(name, function, judges, source, departs, formula, continuous, example)
+        REWARDS[name] = Reward(name, function, judges, source, departs, formula, continuous, hacks, example)
         return function
 
     return enter

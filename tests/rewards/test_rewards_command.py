@@ -84,7 +84,10 @@ def test_health_of_a_dataset(suffix: str, tmp_path: Path, capsys: pytest.Capture
 
     write(rows)
     assert main(["--health", str(file)]) == 0
-    assert "choice: healthy" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "choice: healthy" in printed
+    assert "0.000  tricks: a number between 0 and 10" in printed
+    assert all(name in printed for name in ("gold repeated", "number of apples (mos_threshold)", "all letters"))
     write([*rows, {**rows[0], "question_id": "odd", "answer": "Z"}])
     assert main(["--health", str(file)]) == 1
     assert "choice: UNFIT" in capsys.readouterr().out

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from data_contracts.check import ContractError
 from pipeline_config.schema import RewardsConfig
 from tasks.rewards.examples import QUESTIONS, turn
-from tasks.rewards.health import (
-    blind_tricks,
-    gold_findings,
-    gold_scores_full,
-    gold_tricks,
-    health_report,
-    require_healthy,
-)
+from tasks.rewards.health import gold_findings, gold_scores_full, health_report, require_healthy
 from tasks.rewards.reward import REWARDS
 from tasks.rewards.score import rubric_of_sample, score
+from tasks.rewards.tricks import blind_tricks, gold_tricks, judge_tricks, loop_tricks, unit_tricks, word_lists
+from tests.rewards.endpoint import Endpoint, settings
 
 
 def continuous(question: dict, rewards: RewardsConfig) -> bool:
@@ -112,3 +110,106 @@ def test_a_gold_stands_alone_in_its_field(rewards: RewardsConfig) -> None:
         wrapped = turn(f"I am sure that {question['answer']} it is, or something else.")
         if not continuous(question, rewards):
             assert score(question, wrapped, rewards).accuracy == 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------- battery
+CLIPS = [
+    {
+        "question": "Describe the clip.",
+        "problem_type": "caption",
+        "answer": f"A {who} {does} the {what}.",
+        "events": [f"A {who} {does} the {what}."],
+    }
+    for who, does, what in zip(
+        ["man", "woman", "boy", "girl", "child"] * 4,
+        ["opens", "closes", "lifts", "paints"] * 5,
+        ["door", "ball", "box"] * 7,
+        strict=False,
+    )
+]
+METRES = [{"question": "How long is it, in metres?", "problem_type": "regression", "answer": f"{n}.5"} for n in (2, 30)]
+COLOURS = [
+    {"question": "Is the car red or green?", "problem_type": "judged", "answer": "red"},
+    {"question": "How many dogs are there?", "problem_type": "judged", "answer": "3 dogs"},
+]
+SUMS = [{"question": "What is 6 + 6?", "problem_type": "mathematics", "answer": "12"}]
+
+
+def findings_of(questions: list[dict], config: RewardsConfig) -> str:
+    (domain,) = health_report(questions, config)
+    if domain.findings:
+        with pytest.raises(ContractError, match=domain.domain):
+            require_healthy([domain], config)
+    return "; ".join(domain.findings)
+
+
+def test_the_battery_finds_nothing_on_sound_rewards(rewards: RewardsConfig) -> None:
+    for questions in (CLIPS, METRES, COLOURS, SUMS):
+        assert findings_of(questions, rewards) == ""
+    (captions,) = health_report(CLIPS, rewards)
+    tried = set(captions.tricks)
+    assert {"gold denied (event_recall)", "roles swapped (event_recall)", "list of words", "nothing"} <= tried
+    (sums,) = health_report(SUMS, rewards)
+    assert {"number of apples (mathematics)", "a loop in Chinese (repetition_gate)"} <= set(sums.tricks)
+
+
+def test_a_judge_that_counts_words_is_refused(endpoint: Endpoint, tmp_path: Path) -> None:
+    def holds_the_words(texts: list[str]) -> bool:
+        text, statement = (set(re.findall(r"[a-z]+", t.lower())) - {"a", "the"} for t in texts)
+        return statement <= text
+
+    endpoint.says, endpoint.seconds = holds_the_words, 0.0
+    found = findings_of(CLIPS, RewardsConfig(judge=settings(endpoint, tmp_path, max_in_flight=32)))
+    assert "'list of words' earns 1.000" in found
+    for trick in ("gold denied", "roles swapped", "gold's words, listed"):
+        assert f"{trick} (event_recall)" in found
+
+
+def test_a_judge_that_is_talked_over_is_refused(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.says, endpoint.seconds = (lambda texts: texts[-1] == texts[-2] or "VERDICT" in texts[-1]), 0.0
+    found = findings_of(COLOURS, RewardsConfig(judge=settings(endpoint, tmp_path)))
+    assert "verdict of one's own (judge_agreement)" in found
+
+
+def test_a_judge_that_takes_hedges_is_refused(monkeypatch: pytest.MonkeyPatch, rewards: RewardsConfig) -> None:
+    monkeypatch.setattr("tasks.rewards.lexical.hedges", lambda text: frozenset())
+    monkeypatch.setattr("tasks.rewards.lexical.alternatives", lambda question: set())
+    assert "'hedged (judge_agreement)' earns" in findings_of(COLOURS, rewards)
+
+
+def test_a_reward_that_takes_any_word_for_a_unit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, rewards: RewardsConfig
+) -> None:
+    monkeypatch.setattr("tasks.rewards.answers.numbers.read_unit", lambda text: "metre")
+    found = findings_of(METRES, rewards)
+    assert "'number of apples (regression)' earns 1.000" in found
+    assert "'number in another unit (regression)' earns 1.000" in found
+
+
+def test_a_gate_that_sees_spaces_only_is_refused(monkeypatch: pytest.MonkeyPatch, rewards: RewardsConfig) -> None:
+    def repeats_words(text: str) -> bool:
+        words = text.split()
+        grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+        return len(words) >= 48 and len(set(grams)) < 0.35 * len(grams)
+
+    monkeypatch.setattr("tasks.rewards.gates.repeats_itself", repeats_words)
+    found = findings_of(SUMS, rewards)
+    assert "a loop in Chinese" in found
+    assert "a loop in Thai" in found
+    assert "a loop (repetition_gate)" not in found
+
+
+def test_tricks_are_made_of_the_gold() -> None:
+    tricks = judge_tricks({**CLIPS[0], "events": ["A man opens the door.", "It rains."]})
+    assert tricks["gold denied"] == turn("No man opens the door. No It rains.")
+    assert tricks["roles swapped"] == turn("A door opens the man.")
+    assert judge_tricks(COLOURS[0])["hedged"] == turn("red or green")
+    assert "gold denied" not in judge_tricks({"problem_type": "judged", "answer": "no dog"})
+    assert unit_tricks(METRES[0])["number in another unit"] == turn("2.5 km")
+    assert unit_tricks({"answer": "5 km"})["number in another unit"] == turn("5 mm")
+    assert unit_tricks({"answer": "a cat"}) == unit_tricks({"answer": "0"}) == {}
+    assert all(completion.endswith("<answer>12</answer>") for completion in loop_tricks(SUMS[0]).values())
+    assert word_lists(CLIPS)["list of words"] == turn(
+        "man woman boy girl child opens closes lifts paints door ball box"
+    )
+    assert word_lists(COLOURS) == {}

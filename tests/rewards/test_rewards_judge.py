@@ -2,98 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from pipeline_config.schema import OpenAIJudge, RewardsConfig
+from pipeline_config.schema import RewardsConfig
 from tasks.rewards.batch import score_batch
 from tasks.rewards.examples import turn
 from tasks.rewards.judge import JudgeError, ModelJudge, fenced, verdict_in
 from tasks.rewards.score import score
+from tests.rewards.endpoint import Endpoint, settings
 
 EVENTS = ["A dog runs.", "A cat sleeps."]
-
-
-class Endpoint:
-    """A chat endpoint that says yes to whatever names the dog, after failing as often as it is told to.
-
-    quotes: it quotes what it judged after its verdict. replies: scripted ones; "KEY" in them is the fences' key.
-    """
-
-    def __init__(self) -> None:
-        self.prompts: list[str] = []
-        self.failures = 0
-        self.status = 503
-        self.replies: list[str] = []
-        self.quotes = False
-        self.in_flight = self.most_in_flight = 0
-        self.lock = threading.Lock()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, reply = endpoint.answer(body["messages"][-1]["content"])
-                payload = json.dumps(
-                    {
-                        "id": "1",
-                        "object": "chat.completion",
-                        "created": 0,
-                        "model": body["model"],
-                        "choices": [
-                            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-                        ],
-                    }
-                ).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, prompt: str) -> tuple[int, str]:
-        with self.lock:
-            self.prompts.append(prompt)
-            if self.failures:
-                self.failures -= 1
-                return self.status, ""
-            self.in_flight += 1
-            self.most_in_flight = max(self.most_in_flight, self.in_flight)
-            scripted = self.replies.pop(0) if self.replies else None
-        time.sleep(0.05)
-        with self.lock:
-            self.in_flight -= 1
-        key = prompt.split("<<<")[1].split("\n")[0]
-        judged = prompt.split(f"<<<{key}\n")[-1].split(f"\n{key}>>>")[0]
-        reply = scripted or f"Thinking.\nVERDICT KEY: {'yes' if 'dog' in judged else 'no'}"
-        reply = reply.replace("KEY", key)
-        return 200, f"{reply}\nThis is what I judged:\n{judged}" if self.quotes else reply
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    served = Endpoint()
-    yield served
-    served.server.shutdown()
-    served.server.server_close()
-
-
-def settings(endpoint: Endpoint, folder: Path, **fields: object) -> OpenAIJudge:
-    defaults = {"kind": "openai", "base_url": endpoint.url, "model": "judge-7b", "journal": folder}
-    return OpenAIJudge.model_validate({**defaults, "max_attempts": 3, "timeout_seconds": 10, **fields})
 
 
 def test_only_the_line_that_names_the_key_is_a_verdict() -> None:
