@@ -49,7 +49,7 @@ TWO = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1
 SHARED: dict[str, Any] = {
     "steps": 40,
     "max_rollouts": 64,  # ends it, and its schedule, with the fourth step
-    "optimiser": {"lr": 3e-2, "scheduler": "cosine"},
+    "optimiser": {"lr": 6e-2, "scheduler": "cosine"},
     "save_steps": 2,
     "prompts_per_step": 4,
     "batch_size": 1,
