@@ -37,6 +37,11 @@ def test_a_single_word_scores_full_marks_against_itself() -> None:
     assert accuracy("free-form", "Paris", "paris") == 1.0
 
 
+def test_pairs_are_counted_in_a_gold_that_rouge_cuts_in_two() -> None:
+    # "co", "op": one of two words found, no pair, longest common subsequence 1
+    assert accuracy("free-form", "co-op", "co") == pytest.approx((2 / 3 + 0 + 2 / 3) / 3)
+
+
 def test_very_long_answers_are_unreadable() -> None:
     assert accuracy("free-form", "the dog", "the dog " * 3000) == 0.0
 

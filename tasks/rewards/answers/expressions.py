@@ -23,7 +23,6 @@ MAX_DEPTH = 24  # of brackets
 MAX_BITS = 2048  # of a number that a power makes
 MAX_DEGREE = 64  # of a power of a variable
 MAX_WORD = 3  # letters that stand together: "2xy" is a product, "apples" is a word
-MAX_ANGLE = 10**9
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d{1,3}(?:,\d{3}){1,5}(?:\.\d{1,30})?|\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,3})?)"
@@ -248,8 +247,6 @@ class _Parser:
         argument = self.argument()
         if name == "exp":
             return self.raised(self.raised(self.sympy.E, argument), exponent)
-        if not argument.free_symbols:
-            self.check(argument, MAX_ANGLE)
         return self.raised(getattr(self.sympy, _FUNCTIONS[name])(argument), exponent)
 
     def argument(self) -> Any:
