@@ -57,7 +57,9 @@ class SourceConfig(Section):
     """What every source has."""
 
     name: str = Field(description="your name for the source; each of its samples carries it")
-    split: Literal["train", "test"] | None = Field(None, description="declared for all files; None = by photograph")
+    split: Literal["train", "test"] | None = Field(
+        None, description="declared for all files; null = drawn by photograph"
+    )
 
 
 class VidaSource(SourceConfig):
@@ -81,7 +83,7 @@ class TableSource(SourceConfig):
     file_column: str = Field("image", description="column with the image's path below the folder")
     mos_column: str = Field("mos", description="column with the opinion score")
     reference_column: str | None = Field(
-        None, description="column naming the pristine original, whose copies go to one split; None = each image alone"
+        None, description="column naming the pristine original, whose copies go to one split; null = each image alone"
     )
     mos_range: tuple[float, float] = Field((1.0, 5.0), description="mapped linearly to [1, 5]; (high, low) inverts")
 
@@ -93,7 +95,7 @@ class DegradeSource(SourceConfig):
     photographs: Path | Literal["builtin"] = Field("builtin", description="folder, or the photographs shipped here")
     side: Annotated[int, Field(multiple_of=28, ge=56)] = Field(168, description="pixels, both sides of the crop")
     crops_per_photograph: Count = Field(8, description="samples made from each photograph")
-    test_crops_per_photograph: Count | None = Field(None, description="None = as crops_per_photograph")
+    test_crops_per_photograph: Count | None = Field(None, description="null = as crops_per_photograph")
     distortions: tuple[str, ...] = Field(DISTORTIONS, description="types that are drawn")
     severities: tuple[str, ...] = Field(SEVERITIES, description="severities that are drawn")
     max_distortions: Annotated[int, Field(ge=1, le=3)] = Field(3, description="most distortions of one crop")
@@ -136,7 +138,9 @@ class EndpointConfig(Section):
         "OPENAI_API_KEY",
         description="name of the environment variable with the key; the key itself never stands in a configuration",
     )
-    max_in_flight: Count = Field(16, description="at most; fewer while the endpoint is overloaded")
+    max_in_flight: Count = Field(
+        16, description="most requests under way at once; fewer while the endpoint is overloaded"
+    )
     requests_per_minute: Annotated[float, Field(ge=0)] = Field(0.0, description="0 = no limit")
     tokens_per_minute: Annotated[float, Field(ge=0)] = Field(0.0, description="prompt and completion; 0 = no limit")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(120.0, description="of one attempt")
@@ -195,11 +199,13 @@ class AnnotateConfig(Section):
         3, description="most replies per question: until one agrees with the gold, or all where there is no gold"
     )
     tau: Share = Field(0.6, description="reasoning is kept if the accuracy reward of its answer exceeds this")
-    agreement: Share = Field(0.6, description="of the tries, where a question has no gold: more must agree than this")
+    agreement: Share = Field(
+        0.6, description="where a question has no gold, more than this share of the tries must agree"
+    )
     rejected: Literal["answer_only", "drop"] = Field(
         "drop", description="a question whose every try was rejected: kept with its gold but no reasoning, or left out"
     )
-    trace_share: Share = Field(0.01, description="of an endpoint's replies, kept as MLflow traces")
+    trace_share: Share = Field(0.01, description="share of an endpoint's replies kept as MLflow traces")
 
 
 # -------------------------------------------------------------------------------------------------------- compress
@@ -207,7 +213,7 @@ class CompressConfig(Section):
     """How the questions of a picture are merged into training prompts."""
 
     merge_by: tuple[Literal["image", "sub_task"], ...] | None = Field(
-        ("image", "sub_task"), description="None = one dialogue per question"
+        ("image", "sub_task"), description="null = one dialogue per question"
     )
     order: Literal["drawn", "asked"] = Field(
         "drawn", description="of the pairs of a prompt: drawn from the seed, or as the questions stand in annotations"
@@ -236,7 +242,7 @@ class FreezeConfig(Section):
 
 
 class ModelShape(Section):
-    """Shape numbers for the memory estimate of ``--dry-run``, where the checkpoint is not on this machine."""
+    """Sizes from which ``--dry-run`` estimates memory and time."""
 
     parameters: Count = Field(description="of the whole model")
     vision_parameters: Count = Field(description="of vision tower and merger")
@@ -256,9 +262,9 @@ class StudentConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device computes it fast, else float32; chosen when a run starts"
     )
-    min_pixels: Count | None = Field(None, description="per picture, as the processor counts; None = checkpoint's")
-    max_pixels: Count | None = Field(None, description="per picture, larger ones are scaled down; None = checkpoint's")
-    lora: LoraConfig | None = None
+    min_pixels: Count | None = Field(None, description="per picture, as the processor counts; null = checkpoint's")
+    max_pixels: Count | None = Field(None, description="per picture, larger ones are scaled down; null = checkpoint's")
+    lora: LoraConfig | None = Field(None, description="null = the language model's own weights are trained")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         "sdpa", description="implementation, by transformers' name"
     )
@@ -277,7 +283,7 @@ class StudentConfig(Section):
     )
     devices: Count = Field(1, description="processes of the training child; more than one goes through torchrun")
     threads: int = Field(0, description="CPU threads of a child, 0 = all")
-    shape: ModelShape | None = None
+    shape: ModelShape | None = Field(None, description="for --dry-run, where the checkpoint is not on this machine")
 
 
 # ------------------------------------------------------------------------------------------------ training sections
@@ -285,8 +291,8 @@ class OptimiserConfig(Section):
     """AdamW and its learning rates."""
 
     lr: float = Field(description="learning rate of the language model")
-    lr_merger: float | None = Field(None, description="None = lr")
-    lr_vision: float | None = Field(None, description="None = lr")
+    lr_merger: float | None = Field(None, description="null = lr")
+    lr_vision: float | None = Field(None, description="null = lr")
     weight_decay: float = Field(0.05, description="not of norms and biases")
     warmup_share: Share = Field(0.03, description="share of the steps in which the learning rate rises from 0")
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
@@ -307,7 +313,7 @@ class SftConfig(Section):
     optimiser: OptimiserConfig
     freeze: FreezeConfig = FreezeConfig()
     save_steps: Count = Field(100, description="updates between checkpoints")
-    deepspeed: Path | None = Field(None, description="DeepSpeed's JSON file; None = without DeepSpeed")
+    deepspeed: Path | None = Field(None, description="DeepSpeed's JSON file; null = without DeepSpeed")
 
 
 class MineConfig(Section):
@@ -320,7 +326,7 @@ class MineConfig(Section):
     top_p: float = Field(1.0, description="sampled from the likeliest tokens that together have this probability")
     max_new_tokens: Count = Field(96, description="most tokens of a rollout")
     max_think_tokens: Count | None = Field(
-        None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
+        None, description="thinking that has not ended by then is ended, and its answer begun; null = never"
     )
     batch_size: Count = Field(128, description="rollouts generated at once")
     right_above: Share = Field(0.99, description="a rollout whose accuracy reward exceeds this counts as all right")
@@ -335,9 +341,11 @@ class SamplingConfig(Section):
         "shuffled", description="curriculum: prompts whose outcome is open now come more often (RLCS)"
     )
     floor: Annotated[float, Field(gt=0)] = Field(
-        0.05, description="curriculum: weight of a prompt beside the variance of its accuracy, which is at most .25"
+        0.05, description="curriculum: added to the variance of a prompt's accuracy (at most .25) to give its weight"
     )
-    memory: Share = Field(0.5, description="curriculum: of an estimate, what a new group of rollouts leaves standing")
+    memory: Share = Field(
+        0.5, description="curriculum: weight of the old estimate of a prompt's accuracy when new rollouts come"
+    )
     max_expansion: Annotated[float, Field(ge=1)] = Field(
         1.0, description="most prompts rolled out per prompt trained on, so that groups without variance can be dropped"
     )
@@ -363,14 +371,14 @@ class GrpoConfig(Section):
         30, description="rounds of rollouts, each followed by inner_updates updates"
     )
     max_rollouts: Count | None = Field(
-        None, description="the run and its schedule end with the step that reaches as many; None = all steps"
+        None, description="the run and its schedule end with the step that reaches as many; null = all steps"
     )
     prompts_per_step: Count = Field(4, description="trained on; sampling.max_expansion may roll out more")
     sampling: SamplingConfig = SamplingConfig()
     num_rollouts: Annotated[int, Field(ge=2)] = Field(8, description="G, per prompt")
     max_new_tokens: Count = Field(96, description="most tokens of a rollout")
     max_think_tokens: Count | None = Field(
-        None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
+        None, description="thinking that has not ended by then is ended, and its answer begun; null = never"
     )
     temperature: float = Field(1.0, description="of sampling")
     top_p: float = Field(1.0, description="sampled from the likeliest tokens that together have this probability")
@@ -417,7 +425,7 @@ class OpenAIJudge(EndpointConfig):
     kind: Literal["openai"]
     votes: Count = Field(1, description="asked per question; the majority counts, a tie is a no")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="of one attempt")
-    journal: Path | None = Field(None, description="folder of the verdicts kept; None = under the home")
+    journal: Path | None = Field(None, description="folder of the verdicts kept; null = under the home")
 
 
 class LengthBonusConfig(Section):
@@ -468,7 +476,7 @@ class EvaluateConfig(Section):
     prompts: Count = Field(500, description="held-out dialogues at most; all those about a picture, or none")
     max_new_tokens: Count = Field(160, description="most tokens of an answer")
     max_think_tokens: Count | None = Field(
-        None, description="thinking that has not ended by then is ended, and its answer begun; None = never"
+        None, description="thinking that has not ended by then is ended, and its answer begun; null = never"
     )
     batch_size: Count = Field(64, description="answers generated at once")
     replicates: Count = Field(1000, description="bootstrap over source photographs")
@@ -488,7 +496,7 @@ class PromoteConfig(Section):
 class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str | None = Field(None, description="MLflow tracking store; None = SQLite under the home")
+    uri: str | None = Field(None, description="MLflow tracking store; null = SQLite under the home")
     experiment: str = Field("discern", description="name of MLflow's experiment")
 
 
