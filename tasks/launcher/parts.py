@@ -70,8 +70,11 @@ class Parts:
     def close(self) -> None:
         """Write what is not written yet."""
         if self._rows:
-            taken = len(list(self._folder.glob(f"rank-{self._rank:03d}-*.parquet")))
-            write_rows(self._folder / f"rank-{self._rank:03d}-{taken:06d}.parquet", self._rows, self._schema)
+            taken = [
+                int(path.stem.rpartition("-")[2]) for path in self._folder.glob(f"rank-{self._rank:03d}-*.parquet")
+            ]
+            name = f"rank-{self._rank:03d}-{max(taken, default=-1) + 1:06d}.parquet"
+            write_rows(self._folder / name, self._rows, self._schema)
         self._rows, self._num_keys = [], 0
 
     def whole(self, keys: Sequence[str]) -> pa.Table:

@@ -150,7 +150,7 @@ class _Estimate:
         prefill = 2 * self._language * num_prompts * self._prompt / self.operations / _PREFILL_SHARE
         num_rows = num_prompts * num_rollouts
         work = 2 * self._language * num_rows * num_tokens / self.operations / _DECODE_SHARE
-        num_steps = math.ceil(num_rows / batch_size) * num_tokens
+        num_steps = math.ceil(num_rows / self.config.student.devices / batch_size) * num_tokens
         return self._vision(num_prompts) + prefill + work + num_steps * self.shape.layers * _LAYER_SECONDS
 
 

@@ -22,6 +22,7 @@ from tasks.launcher.job import Job
 from tasks.student.checkpoint import load_student
 from tasks.student.encode import Prompt
 from tasks.student.generate import generate
+from tests import processes
 
 Row = dict[str, Any]
 
@@ -170,6 +171,27 @@ def test_which_questions_are_asked_is_drawn_from_the_seed(
         asked.append(set(pq.read_table(job.out)["dialogue_id"].to_pylist()))
     assert len(asked[0]) == len(asked[1]) == 6
     assert asked[0] != asked[1]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_go_on_and_write_what_one_would(
+    tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
+) -> None:
+    """Killed in the answers of the second student."""
+    whole, killed = (_job(tmp_path / name, config, dialogues, student_folder) for name in ("whole", "killed"))
+    facts = answer.run(whole)
+    parts = killed.folder / "parts"
+    child = f"{processes.IN_SMALL_PARTS}\nfrom tasks.evaluate.answer import *\nchild_main(run)"
+    process = processes.start(killed, child, processes.TWO)
+    processes.kill_when(process, lambda: len(list(parts.glob("swapped/*.parquet"))) >= 3, killed)
+    finished = len(list(parts.glob("*/*.parquet")))
+    assert finished < 4 * 24
+    assert not killed.out.exists()
+    (killed.folder / "child.log").unlink()
+    processes.finish(processes.start(killed, child, processes.TWO), killed)
+    assert len(processes.asked(killed)) == 4 * 24 - finished
+    assert json.loads((killed.folder / "result.json").read_text()) == facts
+    assert pq.read_table(killed.out).equals(pq.read_table(whole.out))
 
 
 def test_only_the_blind_student_is_shown_other_pictures(

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
@@ -20,9 +15,10 @@ from safetensors.torch import load_file
 from tasks.launcher.child import run_child
 from tasks.launcher.job import Job
 from tasks.tracking.log import METRICS_MARK
+from tests import processes
+from tests.processes import TWO, finish, kill_when
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 # The child as `tasks.grpo.train` starts it, with this folder's reward in the table and no tracking store.
 CHILD = f"""
 import importlib.util
@@ -45,7 +41,6 @@ def generate(*args, once=trainer.generate, **settings):
     return once(*args, **settings)
 trainer.generate = generate
 {CHILD}"""
-TWO = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 SHARED: dict[str, Any] = {
     "steps": 40,
     "max_rollouts": 64,  # ends it, and its schedule, with the fourth step
@@ -60,42 +55,12 @@ SHARED: dict[str, Any] = {
 
 
 def start(job: Job, launcher: Sequence[str] = (), child: str = CHILD) -> subprocess.Popen[bytes]:
-    (job.folder / "child.py").write_text(child)
-    (job.folder / "job.json").write_text(json.dumps(job.to_dict()))
-    with (job.folder / "child.log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, *launcher, str(job.folder / "child.py"), str(job.folder / "job.json")],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def finish(process: subprocess.Popen[bytes], job: Job) -> None:
-    try:
-        ended = process.wait(timeout=240)
-    except subprocess.TimeoutExpired:
-        kill(process)
-        raise
-    assert ended == 0, (job.folder / "child.log").read_text()
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the process and its ranks, which stand in sessions of their own."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    for member in family:
-        member.kill()
-    assert process.wait() == -signal.SIGKILL
-    psutil.wait_procs(family, timeout=30)
+    return processes.start(job, child, launcher)
 
 
 def kill_after(process: subprocess.Popen[bytes], seen: Path, job: Job) -> None:
     """Kill once ``seen`` exists."""
-    while not seen.exists():
-        assert process.poll() is None, (job.folder / "child.log").read_text()
-        time.sleep(0.01)
-    kill(process)
+    kill_when(process, seen.exists, job)
 
 
 def steps_of(job: Job) -> list[dict[str, float]]:
@@ -139,6 +104,14 @@ def test_two_processes_share_the_prompts_of_a_step(unsharded: Job) -> None:
         assert entry["grad_norm"] > 0
     facts = json.loads((job.folder / "result.json").read_text())
     assert facts["probe_after"] != facts["probe_before"]
+
+
+def test_two_processes_are_probed_as_one(unsharded: Job, make_job: Callable[..., Job]) -> None:
+    alone = make_job("alone", **{**SHARED, "steps": 0, "config_student": {}})
+    finish(start(alone), alone)
+    one, two = (json.loads((job.folder / "probe_before.json").read_text()) for job in (alone, unsharded))
+    assert one == two
+    assert len(set(one["rewards"])) == 2
 
 
 @pytest.mark.timeout(600)

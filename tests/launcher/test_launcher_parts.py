@@ -49,6 +49,7 @@ def test_what_a_kill_left_is_made_and_nothing_else(tmp_path: Path, monkeypatch: 
     for key in KEYS[:5]:
         killed.add(rows_of(key))  # the last two are in no part
     (tmp_path / "rank-000-000001.parquet.part").write_bytes(b"half a file")
+    (tmp_path / "rank-000-000000.parquet").rename(tmp_path / "rank-000-000001.parquet")  # as if one had been removed
     parts = parts_of(tmp_path, monkeypatch)
     assert parts.own(KEYS) == KEYS[3:]
     for key in parts.own(KEYS):

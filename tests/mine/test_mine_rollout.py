@@ -13,12 +13,14 @@ import pytest
 
 from data_contracts.records import DIALOGUES, DIFFICULTY
 from pipeline_config.schema import ConfigError, PipelineConfig, StudentConfig
+from tasks.launcher.child import run_child
 from tasks.launcher.job import Job
 from tasks.mine.rollout import choose_prompts, run
 from tasks.rewards import score as score_module
 from tasks.student.checkpoint import load_student
 from tasks.student.encode import Prompt
 from tasks.student.generate import generate
+from tests.processes import IN_SMALL_PARTS, TWO, asked, finish, kill_when, start
 
 
 def config(rewards: dict[str, Any] | None = None, **mine: Any) -> PipelineConfig:
@@ -232,3 +234,34 @@ def test_thinking_is_cut_short_where_the_configuration_says_so(
     settings = config(prompts=12, num_rollouts=1, max_new_tokens=8, max_think_tokens=3)
     rows = mined(tmp_path / "mine", settings, student_folder, tables["dialogues"])
     assert all(put_there in row["completions"][0] for row in rows.values())
+
+
+@pytest.mark.slow
+def test_two_processes_mine_the_table_of_one(make_job: Callable[..., Job]) -> None:
+    alone, shared = make_job("alone"), make_job("shared")
+    facts = run_child("tasks.mine.rollout", alone.to_dict(), alone.folder)
+    assert run_child("tasks.mine.rollout", shared.to_dict(), shared.folder, devices=2) == facts
+    assert pq.read_table(shared.out).equals(pq.read_table(alone.out))
+    written = {path.name.rpartition("-")[0] for path in (shared.folder / "parts").iterdir()}
+    assert written == {"rank-000", "rank-001"}
+
+
+@pytest.mark.slow
+def test_two_processes_killed_go_on_with_what_they_lack(make_job: Callable[..., Job]) -> None:
+    child = f"{IN_SMALL_PARTS}\nfrom tasks.mine.rollout import *\nchild_main(run)"
+    whole, killed = make_job("whole", prompts=12), make_job("killed", prompts=12)
+    run(whole)
+    parts = killed.folder / "parts"
+    kill_when(start(killed, child, TWO), lambda: len(list(parts.glob("*.parquet"))) >= 4, killed)
+    assert not killed.out.exists()
+    everyone = asked(killed)
+    assert len(set(everyone)) == len(everyone) == 12
+    media_of = {
+        r["dialogue_id"]: Path(r["media_path"]).stem for r in pq.read_table(killed.inputs["dialogues"]).to_pylist()
+    }
+    finished = [media_of[i] for path in parts.glob("*.parquet") for i in pq.read_table(path)["dialogue_id"].to_pylist()]
+    (killed.folder / "child.log").unlink()
+    finish(start(killed, child, TWO), killed)
+    assert 4 <= len(finished) < 12
+    assert sorted(asked(killed) + finished) == sorted(everyone)
+    assert pq.read_table(killed.out).equals(pq.read_table(whole.out))
