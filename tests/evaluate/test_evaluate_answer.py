@@ -163,13 +163,13 @@ def test_every_row_is_what_its_own_student_says_greedily(
 def test_which_questions_are_asked_is_drawn_from_the_seed(
     tmp_path: Path, config: PipelineConfig, dialogues: list[Row], student_folder: Path
 ) -> None:
-    few = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"prompts": 6})})
+    few = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"prompts": 10})})
     asked = []
     for seed in (1, 2):
         job = replace(_job(tmp_path / str(seed), few, dialogues, student_folder), seed=seed)
         answer.run(job)
         asked.append(set(pq.read_table(job.out)["dialogue_id"].to_pylist()))
-    assert len(asked[0]) == len(asked[1]) == 6
+    assert len(asked[0]) == len(asked[1]) == 10  # two pictures, each asked everything
     assert asked[0] != asked[1]
 
 
@@ -185,11 +185,11 @@ def test_two_processes_killed_go_on_and_write_what_one_would(
     process = processes.start(killed, child, processes.TWO)
     processes.kill_when(process, lambda: len(list(parts.glob("swapped/*.parquet"))) >= 3, killed)
     finished = len(list(parts.glob("*/*.parquet")))
-    assert finished < 4 * 24
+    assert finished < 4 * facts["num_dialogues"]
     assert not killed.out.exists()
     (killed.folder / "child.log").unlink()
     processes.finish(processes.start(killed, child, processes.TWO), killed)
-    assert len(processes.asked(killed)) == 4 * 24 - finished
+    assert len(processes.asked(killed)) == 4 * facts["num_dialogues"] - finished
     assert json.loads((killed.folder / "result.json").read_text()) == facts
     assert pq.read_table(killed.out).equals(pq.read_table(whole.out))
 
