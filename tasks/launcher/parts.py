@@ -62,6 +62,7 @@ class Parts:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """All rows of one key, at least one; written with those of others, at the latest by `close`."""
+        assert rows, "a key without rows would be waited for"
         self._rows += rows
         self._num_keys += 1
         if self._num_keys == KEYS_PER_PART:
