@@ -7,9 +7,10 @@ None), sample_id, source_photograph, media_path. Rows become the official files'
 metric reads what the official scorer reads (`official`), tallied per source photograph once; `metrics_of` then gives
 every metric under any weighting of the photographs, which is what the bootstrap needs.
 
-The order of the rows is the order of the submission, and an mAP depends on it. The reference holds what was asked: a
-question without an answer is a miss, a picture that was not asked is not there. Where the official scorer fails on an
-entry and gives 0 for a metric, so it is here, and a warning says which entry it was.
+The order of the rows is the order of the submission, and an mAP depends on it. The reference holds the pictures that
+were asked: a question without an answer is a miss, and so is the description of a picture that was asked for boxes
+alone, or the reverse. Where the official scorer fails on an entry and gives 0 for a metric, so it is here, and a
+warning says which entry it was.
 """
 
 from __future__ import annotations

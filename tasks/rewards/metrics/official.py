@@ -3,10 +3,11 @@
     for picture, boxes in MAPS["region_map"](submission, reference).predicted.items(): ..
     for counted in RATIOS["perception_accuracy"](submission, reference): ..
 
-Rules of the released scorer. Predicted boxes count in the order of the submission, grouped by picture; a picture has
-its place from its first box that counts. Boxes about pictures without gold count as false positives. Every picture of
-the reference counts, whether the submission speaks of it or not. A box needs four coordinates, else it does not count.
-"No distortion" is left out of the region mAP, on both sides; in the other two maps it is a class like any other.
+Rules of the released scorer for the maps: predicted boxes count in the order of the submission, grouped by picture; a
+picture has its place from its first box that counts. Boxes about pictures without gold are false positives. The golds
+of every picture count, whether the submission speaks of it or not. A box needs four coordinates, else it does not
+count. "No distortion" is left out of the region mAP, on both sides; in the other maps it is a class like any other.
+Key distortions and quality levels are shares of what the submission says.
 
 An entry that stops the released scorer, which then gives 0 for the whole metric, raises `Unscorable` here.
 """
