@@ -45,6 +45,18 @@ def test_whole_pictures_are_asked_and_photographs_evenly(limit: int) -> None:
     assert max(of_photograph) - min(of_photograph) <= 1
 
 
+def test_pictures_with_few_questions_are_not_preferred() -> None:
+    """Six pictures have five prompts, two have one: whoever goes on to any that fits always ends with a small one."""
+    rows = [*_grid(6, 1, 5), *(_row(900 + i, f"photo{i}", "task0", f"t{i}") for i in range(6, 8))]
+    asked = [{row["sample_id"] for row in choose(rows, 11, seed)} for seed in range(20)]
+    assert not all({"t6", "t7"} & samples for samples in asked)
+
+
+def test_the_seed_decides_which_pictures_of_a_photograph_are_asked() -> None:
+    chosen = [choose(_grid(1, 8, 2), 4, seed) for seed in range(4)]
+    assert len({tuple(row["sample_id"] for row in rows) for rows in chosen}) > 1
+
+
 def test_the_order_is_by_sub_task_and_dialogue() -> None:
     chosen = choose(_grid(), 30, seed=1)
     assert chosen == sorted(chosen, key=lambda row: (row["sub_task"], row["dialogue_id"]))
