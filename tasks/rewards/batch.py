@@ -49,20 +49,37 @@ def score_batch(
     position = iter(flat)
     scores = [[next(position) for _ in group] for group in completions]
     on_shuffled = [[next(position).accuracy for _ in group] for group in extra]
+    return with_group_rewards(samples, scores, rewards, num_tokens=num_tokens, on_shuffled=on_shuffled)
+
+
+def with_group_rewards(
+    samples: Sequence[Mapping[str, Any]],
+    scores: Sequence[Sequence[Score]],
+    rewards: RewardsConfig,
+    *,
+    num_tokens: Sequence[Sequence[int] | None] | None = None,
+    on_shuffled: Sequence[Sequence[float]] | None = None,
+) -> list[list[Score]]:
+    """Scores [prompt][rollout] with what their rubrics' group rewards add.
+
+    num_tokens: of each rollout; None for a prompt, or for all: no length bonus. on_shuffled: accuracies on shuffled
+    frames; none for a prompt: no order bonus. Raises SampleError if a prompt to rank by has no opinion score.
+    """
     ranking = _rank_batch(samples, scores, rewards)
+    earned: list[list[Score]] = []
     for i, sample in enumerate(samples):
         rubric = rubric_of_sample(sample, rewards)
         accuracies = [s.accuracy for s in scores[i]]
         group: dict[str, Sequence[float | None]] = {}
-        if "length_bonus" in rubric and num_tokens is not None:
-            group["length_bonus"] = length_bonuses(accuracies, num_tokens[i], rewards)
-        if "order_bonus" in rubric and extra[i]:
+        if "length_bonus" in rubric and num_tokens is not None and (lengths := num_tokens[i]) is not None:
+            group["length_bonus"] = length_bonuses(accuracies, lengths, rewards)
+        if "order_bonus" in rubric and on_shuffled is not None and on_shuffled[i]:
             group["order_bonus"] = order_bonuses(accuracies, on_shuffled[i], rewards)
         if "mos_ranking" in rubric:
             group["mos_ranking"] = ranking[i]
-        if group:
-            scores[i] = [_with_parts(s, {n: v[k] for n, v in group.items()}, rubric) for k, s in enumerate(scores[i])]
-    return scores
+        parts = [{name: values[k] for name, values in group.items()} for k in range(len(scores[i]))]
+        earned.append([_with_parts(s, p, rubric) if p else s for s, p in zip(scores[i], parts, strict=True)])
+    return earned
 
 
 def _with_parts(scored: Score, parts: Mapping[str, float | None], rubric: Mapping[str, float]) -> Score:

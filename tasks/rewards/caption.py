@@ -24,8 +24,13 @@ def events_of(item: Item) -> list[str]:
 
 def _recall(item: Item) -> tuple[float, str]:
     judge = judge_of(item.settings.judge)
-    verdicts = judge.entails(item.answer or "", events_of(item))
-    return sum(v.yes for v in verdicts) / len(verdicts), f"judge: {judge.by}"
+    events = events_of(item)
+    verdicts = judge.entails(item.answer or "", events)
+    missed = [event for event, verdict in zip(events, verdicts, strict=True) if not verdict.yes]
+    note = f"judge: {judge.by}" + (
+        f"; {len(missed)} of {len(events)} events missed, as {missed[0]!r}" if missed else ""
+    )
+    return 1 - len(missed) / len(events), note
 
 
 @reward(
@@ -135,7 +140,10 @@ def think_score(item: Item) -> Outcome:
     """Structured thinking first: who, how they look, what they do. No judge is needed. Golds: field ``subjects``."""
     gold = read_gold(subjects_of(item.sample.get("subjects")), "subjects")
     found = read_subjects(item.turn.think)
-    return Unread("the think block is no JSON of subjects") if found is None else thinking_score(gold, found)
+    if found is None:
+        return Unread("the think block is no JSON of subjects")
+    value = thinking_score(gold, found)
+    return value if value == 1 else Noted(value, f"think_score {value:.3g}: subjects, attributes or actions differ")
 
 
 @reward(
@@ -160,4 +168,5 @@ def judge_agreement(item: Item) -> Outcome:
         return 1.0
     judge = judge_of(item.settings.judge)
     verdict = judge.agrees(str(item.sample.get("question") or ""), item.gold, item.answer)
-    return Noted(float(verdict.yes), f"judge: {judge.by}")
+    against = "" if verdict.yes else f"; {item.answer[:60]!r} does not say {item.gold[:60]!r}"
+    return Noted(float(verdict.yes), f"judge: {judge.by}{against}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.rewards.answers.choice import option_texts, read_choice
-from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
+from tasks.rewards.reward import Item, Outcome, SampleError, Unread, read_gold, reward
 
 
 @reward(
@@ -22,7 +22,10 @@ from tasks.rewards.reward import Item, Outcome, Unread, read_gold, reward
 )
 def choice(item: Item) -> Outcome:
     """Letters are read in any usual spelling, option texts in full; "Answer: C" is C, never the A of "Answer"."""
-    options = option_texts(item.sample.get("options"), str(item.sample.get("question") or ""))
+    try:
+        options = option_texts(item.sample.get("options"), str(item.sample.get("question") or ""))
+    except ValueError as error:
+        raise SampleError(str(error)) from None
     gold = read_gold(read_choice(item.gold, options))
     chosen = read_choice(item.answer, options)
     if chosen is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_config.rubrics import DEFAULT_RUBRICS, DEPARTURES
-from tasks.rewards import batch, score
+from tasks.rewards import batch, health, judge, lexical, rows, score, tricks
 from tasks.rewards.answers import boxes, choice, expressions, numbers, quality, spans, subjects, turn, units
 from tasks.rewards.metrics import challenge, constant, correlation, intervals, video
 from tasks.rewards.numeric import mean_relative_accuracy
@@ -26,10 +26,12 @@ JUDGES = {
     "group": "Rewards beside other answers (`score_batch`)",
 }
 READERS: tuple[Callable[..., Any], ...] = (
+    rows.sample_of,
     turn.read_turn,
     turn.has_format,
     turn.unbox,
     turn.split_numbered,
+    choice.option_texts,
     choice.read_choice,
     numbers.read_quantity,
     units.read_unit,
@@ -46,6 +48,16 @@ READERS: tuple[Callable[..., Any], ...] = (
     quality.read_description,
     quality.read_brief,
     quality.read_affected_region,
+)
+JUDGING: tuple[Callable[..., Any], ...] = (lexical.entailed, lexical.same_answer, judge.fenced, judge.verdict_in)
+BATTERY: tuple[Callable[..., Any], ...] = (
+    health.health_report,
+    tricks.gold_tricks,
+    tricks.blind_tricks,
+    tricks.word_lists,
+    tricks.judge_tricks,
+    tricks.unit_tricks,
+    tricks.loop_tricks,
 )
 METRICS: tuple[Callable[..., Any], ...] = (
     challenge.mipi,
@@ -83,6 +95,8 @@ def page() -> str:
     for judges, title in JUDGES.items():
         parts.append(f"## {title}")
         parts += [_reward(reward) for _, reward in sorted(REWARDS.items()) if reward.judges == judges]
+    parts += ["## The judge", *(_function(f) for f in JUDGING)]
+    parts += ["## Health: the battery of tricks", _text(tricks), *(_function(f) for f in BATTERY)]
     parts += ["## How answers are read", *(_function(f) for f in READERS)]
     parts += ["## Metrics", *(_function(f) for f in METRICS)]
     return "\n\n".join(parts) + "\n"

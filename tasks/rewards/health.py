@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.rewards.batch import score_batch
 from tasks.rewards.constants import constant_completions
 from tasks.rewards.reward import REWARDS, SampleError
+from tasks.rewards.rows import id_of
 from tasks.rewards.score import Score, rubric_of_sample, score
 from tasks.rewards.tricks import FAMILIES, blind_tricks, completion_of, gold_tricks, word_lists
 
@@ -68,13 +69,8 @@ def gold_findings(samples: Iterable[Sample], rewards: RewardsConfig) -> list[tup
         for sample in row["questions"] if row.get("questions") is not None else [row]:
             reason = gold_scores_full(sample, rewards)
             if reason is not None:
-                findings.append((id_of(sample), reason))
+                findings.append((str(id_of(sample) or "?"), reason))
     return findings
-
-
-def id_of(sample: Sample) -> str:
-    """A sample's id, whichever of its usual fields holds it; "?" if none does."""
-    return next((str(sample[k]) for k in ("question_id", "dialogue_id", "problem_id", "id") if sample.get(k)), "?")
 
 
 # ---------------------------------------------------------------------------------------------------------- report
@@ -113,7 +109,12 @@ def questions_of(rows: Iterable[Sample]) -> Iterable[Sample]:
 
 
 def health_report(samples: Iterable[Sample], rewards: RewardsConfig) -> list[DomainHealth]:
-    """The report of every domain of a dataset, by name."""
+    """The report of every domain of a dataset, by name.
+
+    On a sample of its questions, a domain is unfit if a gold does not score full marks; a blind trick or a word list
+    earns more than the best constant answer (discrete rewards: anything); a gold trick passes for a discrete reward; or
+    a trick of a reward's own families earns more than .1 of a continuous reward, or anything of another.
+    """
     by_domain: dict[str, list[Sample]] = defaultdict(list)
     for question in questions_of(samples):
         by_domain[str(question.get("domain") or question.get("problem_type"))].append(question)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pipeline_config.schema import RewardsConfig
 
 
+MAX_SHOWN = 60  # characters of an answer in a reason
+
+
 @dataclass(frozen=True)
 class Score:
     """What a completion earned.
@@ -38,7 +41,8 @@ class Score:
     total: weighted sum, by the rubric, of the parts that apply; 0 if a gate failed. parts: value of every named
     reward of the rubric, None where it does not apply, and always ``accuracy``. accuracy: in [0, 1], weighted mean of
     the rubric's rewards that judge the answer; for a dialogue the mean over its pairs (n_correct / n for choices).
-    pair_accuracy, pair_answers: per pair, in order; one of each for a single question. reason: one line for people.
+    pair_accuracy, pair_answers: per pair, in order; one of each for a single question. reason: one
+    line for people: who judged, and why what is below 1 is; "read" if there is nothing to say.
     """
 
     total: float
@@ -137,9 +141,11 @@ def _score_question(
         if isinstance(outcome, Noted):
             whys.append(outcome.note)
             outcome = outcome.value
-        if isinstance(outcome, Unread):
+        elif isinstance(outcome, Unread):
             whys.append(f"{name}: {outcome.why if answer is not None else 'no answer'}")
             outcome = rewards.unparseable
+        elif outcome is not None and outcome < 1 and REWARDS[name].judges != "group":
+            whys.append(_why_wrong(item, name, outcome))
         parts[name] = outcome
     judged = [
         (parts[n] or 0.0, w) for n, w in rubric.items() if n in parts and _judges_answer(n) and parts[n] is not None
@@ -163,6 +169,18 @@ def total_of(parts: Mapping[str, float | None], rubric: Mapping[str, float]) -> 
             continue
         total += weight * value
     return total
+
+
+def _why_wrong(item: Item, name: str, value: float) -> str:
+    """What the answer says instead of the gold, or what the frame or the gate asks for."""
+    if REWARDS[name].judges == "answer":
+        return f"{name} {value:.3g}: {_shown(item.answer)}, the gold is {_shown(item.sample.get('answer'))}"
+    return f"{name} {value:.3g}: {REWARDS[name].formula}"
+
+
+def _shown(value: Any) -> str:
+    line = " ".join(str(value).split())
+    return repr(line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]} ..")
 
 
 def _reason(why: str, cut: bool) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tasks.rewards.answers.boxes import Box, read_boxes
 from tasks.rewards.answers.spans import Span, read_glue, read_span
 from tasks.rewards.boxes import box_iou
-from tasks.rewards.reward import Item, Outcome, SampleError, Unread, read_gold, reward
+from tasks.rewards.reward import Item, Noted, Outcome, SampleError, Unread, read_gold, reward
 
 
 def merged(spans: Sequence[Span]) -> list[Span]:
@@ -85,7 +85,10 @@ def glue_iou(item: Item) -> Outcome:
     except (TypeError, ValueError) as error:
         raise SampleError(f"field 'glue': {spans!r} is no list of [start, end]") from error
     found = read_glue(item.turn.glue)
-    return Unread("no list of spans in <glue>") if found is None else spans_iou(gold, found)
+    if found is None:
+        return Unread("no list of spans in <glue>")
+    value = spans_iou(gold, found)
+    return value if value == 1 else Noted(value, f"glue_iou {value:.3g}: {found}, the gold is {gold}")
 
 
 def tracking_overlaps(gold: Sequence[Box], found: Sequence[Box]) -> list[float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _LEAD = re.compile(
     r"(?:(?:the|my)\s{1,4})?(?:(?:best|correct|right|final)\s{1,4}){0,2}(?:answer|option|choice)(?:\s{1,4}is)?"
@@ -21,19 +22,38 @@ def clean_text(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(" .")
 
 
-def option_texts(options: Sequence[str] | None, question: str = "") -> list[str]:
-    """The options without their letters: given ones, else those that the question lists as "A. .." lines."""
-    texts = [] if options is None else [str(option) for option in options]
-    if not texts:
-        lines = _OPTION_LINE.findall(question[:65_536])
-        texts = [text for letter, text in lines]
-        if [letter for letter, _ in lines] != [chr(ord("A") + i) for i in range(len(lines))]:
-            return []
+def option_texts(options: Sequence[str] | Mapping[str, Any] | str | None, question: str = "") -> list[str]:
+    """The options without their letters: given ones, else those that the question lists as "A. .." lines.
+
+    options: a list; a mapping from the letters A, B, .. ; or a text of "A. .." lines. Raises ValueError for another
+    mapping or text.
+    """
+    if isinstance(options, str) and options.strip():
+        texts = _listed(options)
+        if not texts:
+            raise ValueError(f"field 'options': {options[:60]!r} is no list, and no text of lines 'A. ..', 'B. ..'")
         return texts
+    if isinstance(options, Mapping):
+        if not _in_sequence(list(options)):
+            raise ValueError(f"field 'options': its keys are {list(options)[:8]}; they must be the letters A, B, ..")
+        return [str(text) for text in options.values()]
+    texts = [str(option) for option in options or ()]
+    if not texts:
+        return _listed(question)
     stripped = [_LETTERED.fullmatch(text.strip()) for text in texts]
     if all(m and m.group(2) and m.group(1).upper() == chr(ord("A") + i) for i, m in enumerate(stripped)):
         return [m.group(2).strip() for m in stripped if m]
     return texts
+
+
+def _listed(text: str) -> list[str]:
+    """The options that a text lists as lines "A. ..", "B. .."; [] if their letters are not in sequence."""
+    lines = _OPTION_LINE.findall(text[:65_536])
+    return [option for _, option in lines] if _in_sequence([letter for letter, _ in lines]) else []
+
+
+def _in_sequence(letters: Sequence[str]) -> bool:
+    return list(letters) == [chr(ord("A") + i) for i in range(len(letters))]
 
 
 def read_choice(field: str | None, options: Sequence[str]) -> int | None:
