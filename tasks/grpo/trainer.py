@@ -46,7 +46,7 @@ from tasks.student.generate import Completion, banned_token_ids, generate
 from tasks.student.startable import share_refusals
 from tasks.student.trainer import StudentTrainer
 from tasks.student.vision import StepFeatures
-from tasks.student.zero import whole_weights
+from tasks.student.zero import guard_updates, whole_weights
 
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
@@ -104,13 +104,14 @@ class GrpoTrainer(StudentTrainer):
         self.figures = Figures()
         self._batch: StepBatch | None = None
         self._micro = 0
-        self._broken = False  # some loss of the present update is no number
         disable_dropout(student.model)
         num_micros = micro_batches(config, num_prompts, args.world_size)
         assert args.gradient_accumulation_steps == num_micros, "an update is one pass over its step's completions"
         slots = _Slots(args.max_steps * num_micros * args.world_size)
         super().__init__(student, config.grpo.optimiser, args=args, train_dataset=slots, callbacks=list(callbacks))
         self.add_callback(_EndAfterRollouts(self))
+        if self.is_deepspeed_enabled:
+            self.add_callback(_GuardEngine(self))
 
     # ------------------------------------------------------------------------------------------------ the Trainer's
     def checkpoint_state(self) -> dict[str, Any]:
@@ -163,16 +164,20 @@ class GrpoTrainer(StudentTrainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The Trainer's; an update that the guard does not admit loses its gradients, and so changes nothing."""
+        """The Trainer's; an update that the guard does not admit loses its gradients, and so changes nothing.
+
+        DeepSpeed has made its update by then, and asked the guard before (`_GuardEngine`).
+        """
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not self.is_deepspeed_enabled:  # whose engine makes the update itself
-            broken = self.accelerator.reduce(torch.tensor(float(self._broken), device=self.args.device))
-            admitted = self.guard.admits(math.nan if broken > 0 else float(grad_norm))
-            if not admitted:
-                model.zero_grad(set_to_none=True)
-            self.figures.add({"skipped_updates": (float(not admitted), 1.0)})
-            self._broken = False
+        if not self.is_deepspeed_enabled and not self.admits(float(grad_norm)):
+            model.zero_grad(set_to_none=True)
         return grad_norm
+
+    def admits(self, grad_norm: float) -> bool:
+        """Whether to make an update with a gradient of this norm, over all ranks: asked once an update, on each."""
+        admitted = self.guard.admits(grad_norm)
+        self.figures.add({"skipped_updates": (float(not admitted), 1.0)})
+        return admitted
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the figures gathered since the last entry, averaged over ranks, and the number of rollouts so far."""
@@ -296,13 +301,9 @@ class GrpoTrainer(StudentTrainer):
             divisor=batch.divisor,
         )
         if not loss.isfinite():
-            if self.is_deepspeed_enabled:
-                raise ValueError(
-                    f"grpo: the loss is {float(loss.detach())} after {self.state.global_step} updates; "
-                    "lower grpo.optimiser.lr or grpo.optimiser.max_grad_norm"
-                )
-            self._broken = True
-            return torch.stack([p.flatten()[0] for p in model.parameters() if p.requires_grad]).sum() * 0.0
+            # The graph stays, since ZeRO-3 gathers weights along it; the gradient of all ranks is no number, and the
+            # guard drops it.
+            return loss * math.nan
         sums["entropy"] = (entropies * in_loss_BC).sum()
         num_tokens = float(sums.pop("tokens"))
         if self.reference is None:
@@ -366,6 +367,23 @@ class _EndAfterRollouts(TrainerCallback):
         if self._trainer.rollout_budget.is_spent and ends_step:
             control.should_save = control.should_training_stop = True
         return control
+
+
+class _GuardEngine(TrainerCallback):
+    """Puts the trainer's guard into DeepSpeed's engine. The schedule goes by updates, those skipped too."""
+
+    def __init__(self, trainer: GrpoTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        guard_updates(self._trainer.deepspeed, self._trainer.admits)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        schedule = self._trainer.lr_scheduler
+        if schedule is not None and self._trainer.accelerator.optimizer_step_was_skipped:
+            schedule.step()
 
 
 class _Slots(torch.utils.data.Dataset[dict[str, int]]):

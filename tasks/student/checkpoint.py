@@ -80,8 +80,8 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
 
     train=False: eval mode, no gradients. train=True: train mode; with ``config.lora`` a full checkpoint is wrapped in
     new adapters, a LoRA checkpoint goes on with its own. A local folder or builtin never touches the hub.
-    Weights have the config's precision, except that full training without DeepSpeed keeps them float32 for the
-    optimiser.
+    Weights have the config's precision. What trains has one dtype: float32 without DeepSpeed, since an update is smaller
+    than half precision resolves; under it the config's too, of which its engine keeps a float32 copy.
     Sets torch's threads where ``config.threads`` does.
     Raises ConfigError: missing folder, no image-text-to-text model, architecture outside the Qwen2-VL family.
     """
@@ -98,7 +98,7 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
     if adapters:
         network = _load_adapters(network, adapters, train)
     elif train and config.lora:
-        network = _new_adapters(network, config.lora)
+        network = _with_adapters(network, _new_adapters(config.lora))
     processor = _load_processor(source, config)
     boxes = note.get("boxes", BOXES_OF_FAMILY[family]) if config.boxes == "auto" else config.boxes
     _place(network, train)
@@ -170,18 +170,21 @@ def _family(source: Path | str) -> str:
 
 
 def _dtype(config: StudentConfig, train: bool, lora: bool) -> torch.dtype:
-    from transformers.integrations.deepspeed import deepspeed_config
-
-    if precision_of(config) == "float32" or (train and not lora and deepspeed_config() is None):
+    """Of the base: with LoRA it is frozen, but for what `_with_adapters` copies."""
+    if precision_of(config) == "float32" or (train and not lora and not _under_deepspeed()):
         return torch.float32
     return torch.bfloat16
 
 
-def _join_deepspeed() -> None:
-    """Where a stage trains under DeepSpeed, join its world: ZeRO-3 shards the weights over it while they load."""
+def _under_deepspeed() -> bool:
     from transformers.integrations.deepspeed import deepspeed_config
 
-    if deepspeed_config() is None:
+    return deepspeed_config() is not None
+
+
+def _join_deepspeed() -> None:
+    """Where a stage trains under DeepSpeed, join its world: ZeRO-3 shards the weights over it while they load."""
+    if not _under_deepspeed():
         return
     import deepspeed
 
@@ -225,28 +228,46 @@ def _load_base(source: Path | str, config: StudentConfig, dtype: torch.dtype) ->
 
 
 def _load_adapters(network: Any, folder: Path, train: bool) -> Any:
-    from peft import PeftModel
+    import peft
 
     try:
-        return PeftModel.from_pretrained(network, folder, is_trainable=train, local_files_only=True)
+        if not train:
+            return peft.PeftModel.from_pretrained(network, folder, local_files_only=True)
+        adapters = peft.LoraConfig.from_pretrained(str(folder), local_files_only=True)
+        adapters.inference_mode = False
+        network = _with_adapters(network, adapters)
+        peft.set_peft_model_state_dict(network, peft.load_peft_weights(str(folder), device="cpu"))
+        return network
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(f"{folder}: its LoRA adapters do not fit their base ({_first_line(error)})") from error
 
 
-def _new_adapters(network: Any, lora: LoraConfig) -> Any:
+def _new_adapters(lora: LoraConfig) -> Any:
     import peft
 
-    return peft.get_peft_model(
-        network,
-        peft.LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=LORA_TARGETS,
-            modules_to_save=list(_LORA_WHOLE),
-            task_type="CAUSAL_LM",
-        ),
+    return peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=LORA_TARGETS,
+        modules_to_save=list(_LORA_WHOLE),
+        task_type="CAUSAL_LM",
     )
+
+
+def _with_adapters(network: Any, adapters: Any) -> Any:
+    """The network in adapters that train, and so does its copy of the modules trained whole: all of one dtype.
+
+    That is the base's under DeepSpeed, whose ZeRO-3 takes no second one, else float32.
+    """
+    import peft
+
+    adapted = peft.get_peft_model(network, adapters, autocast_adapter_dtype=False)
+    if not _under_deepspeed():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return adapted
 
 
 def _load_processor(source: Path | str, config: StudentConfig) -> Any:

@@ -102,15 +102,16 @@ def _stage(
     zero = zero_stage(deepspeed)
     half = student.precision == "bfloat16"
     shards = student.devices
-    # As tasks/student/checkpoint.py loads them: float32 where nothing else keeps a float32 copy for the optimiser.
-    weight_bytes = 2 if half and (student.lora or deepspeed) else 4
+    # As tasks/student/checkpoint.py loads them: what trains is float32 unless DeepSpeed keeps a float32 copy of it.
+    trained_bytes = 2 if half and deepspeed else 4
+    base_bytes = (2 if half else 4) if student.lora else trained_bytes
     trained = _trained(shape, freeze, student.lora)
-    # LoRA adds its adapters and a trainable copy of the vision tower.
+    # LoRA adds its adapters and a copy of the vision tower, of the type of what trains.
     added = shape.vision_parameters + _lora_parameters(shape, student.lora) if student.lora else 0
-    weights = (shape.parameters + added) * weight_bytes
-    if reference and not student.lora:
-        weights += shape.parameters * weight_bytes
-    gradients = trained * weight_bytes
+    weights = shape.parameters * base_bytes + added * trained_bytes
+    if reference:  # a snapshot of what trains
+        weights += trained * trained_bytes
+    gradients = trained * trained_bytes
     optimiser = trained * (_ADAM_BYTES + (_MASTER_BYTES if half and deepspeed else 0))
     figures = {
         "weights": weights / (shards if zero >= 3 else 1),

@@ -99,6 +99,8 @@ def training_arguments(
         activation_checkpointing=config.student.gradient_checkpointing,
         deepspeed=str(find_deepspeed(deepspeed)) if deepspeed else None,
         use_cpu=on_cpu,
+        # Nothing trained has a buffer that changes, and a broadcast in each forward needs as many on every rank.
+        ddp_broadcast_buffers=False,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
         disable_tqdm=True,

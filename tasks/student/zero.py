@@ -1,4 +1,4 @@
-"""Which DeepSpeed file a stage names, its ZeRO stage, and whole weights where that shards them.
+"""Which DeepSpeed file a stage names, its ZeRO stage, whole weights where that shards them, and a say in its updates.
 
 Imports neither torch nor deepspeed before a model is sharded: plans are made without them.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,41 @@ def whole_weights(model: Any, engine: Any = None) -> Iterator[None]:
         handles = [offload.fwd_pre_hook, *offload.forward_hooks, *offload.backward_hooks]
     with deepspeed.zero.GatheredParameters(sharded), _without_hooks(handles):
         yield
+
+
+def guard_updates(engine: Any, admits: Callable[[float], bool]) -> None:
+    """Have DeepSpeed's engine ask before each update: where ``admits(norm)`` is False it makes none.
+
+    norm: of the gradient over all ranks, before clipping, infinite where it is no number; the same on every rank, so
+    all agree. The engine (0.19) measures it inside the step that makes the update. What is not admitted goes the way
+    of its own overflows: the gradient is dropped, weights and the optimizer's state stay, ``engine.optimizer.overflow``
+    is True. (That ZeRO-3 looks at norms for this and at gradients for fp16 alone is why the stages differ here.)
+    Raises ConfigError if the engine's optimizer is none of ZeRO's.
+    """
+    from deepspeed.runtime.utils import combine_grad_norm_groups
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        measure = optimizer._get_norm_groups
+
+        def norm_groups() -> list[Any]:
+            norms = measure()
+            return norms if admits(float(combine_grad_norm_groups(norms))) else [math.inf]
+
+        optimizer._get_norm_groups = norm_groups
+    elif isinstance(optimizer, DeepSpeedZeroOptimizer):
+
+        def check_overflow(partition_gradients: bool = True) -> None:
+            optimizer.overflow = not admits(float(optimizer.scaled_global_norm()))
+
+        optimizer.check_overflow, optimizer.check_grad_overflow = check_overflow, True
+    else:
+        raise ConfigError(
+            f"deepspeed: its {type(optimizer).__name__} cannot skip an update; let the file name "
+            "zero_optimization.stage 1, 2 or 3, without data_types"
+        )
 
 
 @contextlib.contextmanager

@@ -18,14 +18,14 @@ import tasks.student.torchvision_operators  # noqa: F401  before transformers
 # isort: split
 from transformers import TrainerCallback
 
-from pipeline_config.schema import ConfigError, StudentConfig
+from pipeline_config.schema import ConfigError, StudentConfig, load_config
 from tasks.launcher.job import Job
 from tasks.sft.dialogues import TrainingDialogues, collate_training
 from tasks.sft.train import run
 from tasks.sft.trainer import token_mean_loss
 from tasks.student.checkpoint import Student, load_student
 from tasks.student.encode import encode_dialogues
-from tasks.student.freeze import parameter_digest
+from tasks.student.freeze import parameter_digest, part_of
 from tasks.student.trainer import last_complete
 
 MakeJob = Callable[..., Job]
@@ -169,6 +169,26 @@ def test_half_precision_keeps_float32_weights_in_training(make_job: MakeJob) -> 
     assert math.isfinite(run(job)["loss"])
     assert {tensor.dtype for tensor in weights(job).values()} == {torch.float32}
     assert load_student(str(job.out), job.config.student).model.dtype == torch.bfloat16
+
+
+def test_lora_in_half_precision_moves_all_that_trains(make_job: MakeJob) -> None:
+    """At the rates of the 7B recipe, where bfloat16 weights without float32 ones behind them hardly move."""
+    rates = load_config("qwen2_5_vl_7b").sft.optimiser.model_dump()
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0}
+    job = make_job(
+        student={"precision": "bfloat16", "lora": lora}, epochs=9, batch_size=4, optimiser=rates, save_steps=99
+    )
+    assert run(job)["steps"] >= 35
+    trained = weights(job)
+    base = load_student(job.config.student.model, StudentConfig(precision="bfloat16")).model
+    for part in ("vision", "merger"):
+        pairs = [
+            (parameter.float(), trained[f"base_model.model.{name}"])
+            for name, parameter in base.named_parameters()
+            if part_of(name) == part
+        ]
+        moved = sum(int((before != after).sum()) for before, after in pairs)
+        assert moved / sum(before.numel() for before, _ in pairs) > 0.99, part
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], atol: float) -> None:

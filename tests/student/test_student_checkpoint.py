@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline_config.schema import ConfigError, StudentConfig
+from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
 from tasks.student.checkpoint import load_student, resolve_model, save_student
 from tasks.student.encode import Prompt, encode_prompts
 
@@ -109,6 +109,34 @@ def test_lora_trains_adapters_and_the_vision_tower(folders: dict[str, Path]) -> 
     assert all("lora_" in name for name in language)
     assert len(language) == 2 * 7 * 2, "two matrices for each of seven linear layers, in two layers"
     assert any(".visual.modules_to_save." in name and ".merger." in name for name in trained)
+
+
+@pytest.mark.parametrize("lora", [None, LORA.lora], ids=["full", "lora"])
+def test_what_trains_is_float32_without_deepspeed(lora: LoraConfig | None, folders: dict[str, Path]) -> None:
+    """In half precision an update is rounded away; what is frozen may stay in it."""
+    config = StudentConfig(precision="bfloat16", lora=lora)
+    model = load_student(str(folders["qwen2_5_vl"]), config, train=True).model
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    assert frozen == ({torch.bfloat16} if lora else set())
+
+
+def test_training_goes_on_from_the_very_weights_that_were_saved(folders: dict[str, Path], tmp_path: Path) -> None:
+    """GRPO starts from SFT's student: half precision takes nothing from what that has learnt."""
+    from safetensors.torch import load_file
+
+    config = LORA.model_copy(update={"precision": "bfloat16"})
+    student = load_student(str(folders["qwen2_5_vl"]), config, train=True)
+    with torch.no_grad():
+        for parameter in student.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 1e-6)
+    save_student(student, tmp_path / "student")
+    save_student(load_student(str(tmp_path / "student"), config, train=True), tmp_path / "again")
+    saved, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("student", "again"))
+    assert saved.keys() == again.keys()
+    assert any("visual" in name for name in saved)
+    assert all(torch.equal(again[name], weight) for name, weight in saved.items())
 
 
 def test_lora_whose_base_is_gone(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -122,11 +122,39 @@ def test_lora_recomputation_and_freezing_cost_less() -> None:
     assert lora["activations"] < sft({"student.gradient_checkpointing": False})["activations"] / 5
 
 
-def test_a_reference_is_a_second_model() -> None:
-    full = {"student.lora": None}
+@pytest.mark.parametrize("vision", [False, True])
+def test_a_reference_is_a_second_copy_of_what_trains(vision: bool) -> None:
+    full = {"student.lora": None, "grpo.freeze.vision": vision}
     without = estimate_memory(recipe(full))["grpo"]
     with_reference = estimate_memory(recipe({**full, "grpo.beta": 0.04}))["grpo"]
-    assert with_reference["weights"] == pytest.approx(2 * without["weights"], abs=0.01)
+    trained = 2 * (8_292_166_656 - vision * 676_550_144) / 2**30
+    assert with_reference["weights"] == pytest.approx(without["weights"] + trained, abs=0.02)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.0}], ids=["full", "lora"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_are_counted_as_they_are_loaded(
+    precision: str, lora: dict[str, Any] | None, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.student.checkpoint import load_student
+
+    monkeypatch.setattr("tasks.student.memory.GIB", 1)
+    overrides = {"student.model": str(folders["qwen2_5_vl"]), "student.precision": precision, "student.lora": lora}
+    config = load_config("demo", {**overrides, "sft.freeze.vision": False})
+    estimated = estimate_memory(config)["sft"]
+    parameters = list(load_student(config.student.model, config.student, train=True).model.parameters())
+    assert estimated["weights"] == pytest.approx(sum(p.nbytes for p in parameters), rel=0.02)
+    assert estimated["gradients"] == pytest.approx(sum(p.nbytes for p in parameters if p.requires_grad), rel=0.05)
+
+
+def test_under_deepspeed_all_weights_are_of_one_type() -> None:
+    half, single = sft(), sft({"student.precision": "float32"})
+    assert half["weights"] == pytest.approx(single["weights"] / 2, abs=0.01)
+    assert half["gradients"] == pytest.approx(single["gradients"] / 2, abs=0.01)
+    alone = sft({"student.devices": 1, "sft.deepspeed": None})
+    vision, whole = 676_550_144 / 2**30, 8_292_166_656 / 2**30
+    adapters = single["weights"] / 4 - whole - vision
+    assert alone["weights"] == pytest.approx(2 * whole + 4 * (vision + adapters), abs=0.02)
 
 
 def test_the_shape_is_read_from_a_local_checkpoint(folders: dict[str, Path]) -> None:
