@@ -398,7 +398,8 @@ class GrpoConfig(Section):
     overlong: OverlongConfig = OverlongConfig()
     spike_factor: Annotated[float, Field(gt=1)] | None = Field(
         10.0,
-        description="an update is skipped if its gradient exceeds the usual norm so many times (not with DeepSpeed)",
+        description="an update is skipped if its gradient exceeds the usual norm so many times; None = only if loss or "
+        "gradient is no number. A DeepSpeed file has to name ZeRO stage 1, 2 or 3",
     )
     optimiser: OptimiserConfig
     freeze: FreezeConfig = FreezeConfig(vision=True)

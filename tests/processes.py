@@ -55,10 +55,10 @@ def start(job: Job, child: str, launcher: Sequence[str] = ()) -> subprocess.Pope
         )
 
 
-def finish(process: subprocess.Popen[bytes], job: Job) -> None:
-    """Wait for a good end."""
+def finish(process: subprocess.Popen[bytes], job: Job, seconds: float = 240) -> None:
+    """Wait so long for a good end."""
     try:
-        ended = process.wait(timeout=240)
+        ended = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         kill(process)
         raise

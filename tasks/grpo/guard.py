@@ -1,4 +1,9 @@
-"""Which updates of the policy are skipped: those with a loss that is no number, and sudden gradients. Pure; ours."""
+"""Which updates of the policy are skipped: those with a loss that is no number, and sudden gradients. Pure; ours.
+
+It judges whole updates, by the norm of the gradient summed over micro-batches and ranks, without DeepSpeed and under
+ZeRO 1, 2 and 3. A DeepSpeed engine without ZeRO cannot be asked, and is refused (`tasks.student.zero.guard_updates`).
+Not guarded: a bad micro-batch takes the good ones of its update with it, and what of it shrinks in the sum is not seen.
+"""
 
 from __future__ import annotations
 

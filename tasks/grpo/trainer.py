@@ -104,6 +104,7 @@ class GrpoTrainer(StudentTrainer):
         self.figures = Figures()
         self._batch: StepBatch | None = None
         self._micro = 0
+        self._grad_norm = math.nan  # of the last update that was asked for
         disable_dropout(student.model)
         num_micros = micro_batches(config, num_prompts, args.world_size)
         assert args.gradient_accumulation_steps == num_micros, "an update is one pass over its step's completions"
@@ -164,17 +165,17 @@ class GrpoTrainer(StudentTrainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The Trainer's; an update that the guard does not admit loses its gradients, and so changes nothing.
-
-        DeepSpeed has made its update by then, and asked the guard before (`_GuardEngine`).
-        """
+        """The Trainer's; an update that the guard does not admit loses its gradients, and so changes nothing."""
+        if self.is_deepspeed_enabled:  # whose engine has made the update by then, and asked before (`_GuardEngine`)
+            return self._grad_norm
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not self.is_deepspeed_enabled and not self.admits(float(grad_norm)):
+        if not self.admits(float(grad_norm)):
             model.zero_grad(set_to_none=True)
         return grad_norm
 
     def admits(self, grad_norm: float) -> bool:
         """Whether to make an update with a gradient of this norm, over all ranks: asked once an update, on each."""
+        self._grad_norm = grad_norm
         admitted = self.guard.admits(grad_norm)
         self.figures.add({"skipped_updates": (float(not admitted), 1.0)})
         return admitted

@@ -33,6 +33,7 @@ from tasks.student.checkpoint import load_student, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
 from tasks.student.trainer import check_devices, discard_incomplete, last_complete, steps_done
+from tasks.student.zero import sharded_parameters
 
 QUARANTINE_FILE = "quarantine.parquet"
 
@@ -85,7 +86,8 @@ def _write(
     job: Job, student: Any, trainer: SftTrainer, history: list[dict[str, float]], quarantined: list[dict[str, str]]
 ) -> None:
     """Student and history in ``job.out``, which appears only when both are there; the quarantine in job.folder."""
-    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_deepspeed_enabled else None
+    sharded = sharded_parameters(student.model)
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if not is_rank_zero():
         return
     if quarantined:

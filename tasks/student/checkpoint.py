@@ -80,8 +80,8 @@ def load_student(model: str, config: StudentConfig, *, train: bool = False) -> S
 
     train=False: eval mode, no gradients. train=True: train mode; with ``config.lora`` a full checkpoint is wrapped in
     new adapters, a LoRA checkpoint goes on with its own. A local folder or builtin never touches the hub.
-    Weights have the config's precision. What trains has one dtype: float32 without DeepSpeed, since an update is smaller
-    than half precision resolves; under it the config's too, of which its engine keeps a float32 copy.
+    Weights have the config's precision. What trains has one dtype: float32 without DeepSpeed, since an update is
+    smaller than half precision resolves; under it the config's too, of which its engine keeps a float32 copy.
     Sets torch's threads where ``config.threads`` does.
     Raises ConfigError: missing folder, no image-text-to-text model, architecture outside the Qwen2-VL family.
     """

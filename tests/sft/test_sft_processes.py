@@ -20,11 +20,14 @@ from safetensors.torch import load_file
 from pipeline_config.schema import StudentConfig
 from tasks.launcher.child import ChildFailed, run_child
 from tasks.launcher.job import Job
+from tasks.sft.train import run
+from tasks.student.checkpoint import load_student, save_student
 from tasks.student.trainer import steps_done
 
 pytestmark = pytest.mark.slow
 MakeJob = Callable[..., Job]
 ROOT = Path(__file__).parents[2]
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
 
 
 def start(job: Job) -> subprocess.Popen[bytes]:
@@ -78,13 +81,46 @@ def test_the_parent_hears_progress_and_user_errors(make_job: MakeJob) -> None:
     assert not failure.value.retryable
 
 
+@pytest.mark.parametrize("stage", [None, 2, 3], ids=["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_every_precision_trains_under_every_zero(
+    lora: dict[str, float] | None,
+    precision: str,
+    stage: int | None,
+    make_job: MakeJob,
+    zero_file: Callable[[int], str],
+) -> None:
+    """Two processes take two steps as one process in float32 does, and move all that trains."""
+    settings = {"batch_size": 7, "epochs": 2, "optimiser": {"lr": 1e-2, "scheduler": "constant"}}
+    student = {"devices": 2, "lora": lora, "precision": precision}
+    job = make_job("two", student=student, deepspeed=zero_file(stage) if stage else None, **settings)
+    run_child("tasks.sft.train", job.to_dict(), job.folder, devices=2, env={"OMP_NUM_THREADS": "1"})
+    single = make_job("one", student={"lora": lora}, accumulate=2, **settings)
+    run(single)
+    losses, expected = (
+        [entry["loss"] for entry in json.loads((j.out / "history.json").read_text())["steps"]] for j in (job, single)
+    )
+    assert expected[1] < expected[0] - 0.05, "one update is seen in the next loss"
+    assert losses == pytest.approx(expected, abs=1e-3 if precision == "float32" else 0.02)
+    trained = weights(job)
+    assert trained.keys() == weights(single).keys(), "the names that others know"
+    save_student(load_student(job.config.student.model, single.config.student, train=True), single.folder / "start")
+    (file,) = (single.folder / "start").glob("*.safetensors")
+    start = load_file(file)
+    for part in ("visual.blocks", "visual.merger", "lora_B" if lora else "layers."):
+        pairs = [(start[name].to(weight.dtype), weight) for name, weight in trained.items() if part in name]
+        moved = sum(int((before != after).sum()) for before, after in pairs)
+        assert moved > 0.9 * sum(before.numel() for before, _ in pairs) > 0, part
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("stage", "lora", "frozen"),
     [
         (None, None, False),
         (None, None, True),
-        (2, {"r": 4, "alpha": 8, "dropout": 0.0}, True),
+        (2, LORA, True),
         (3, None, True),
     ],
     ids=["ddp", "ddp-frozen", "zero2-lora-frozen", "zero3-frozen"],
@@ -101,8 +137,6 @@ def test_two_processes(
 
     frozen: the tower, whose features are kept, but not under ZeRO-3.
     """
-    from tasks.student.checkpoint import load_student
-
     settings = {"batch_size": 7, "epochs": 4, "save_steps": 3, "lr": 1e-3, "freeze": {"vision": frozen}}
     deepspeed = zero_file(stage) if stage else None
     job = make_job("two", student={"devices": 2, "lora": lora}, deepspeed=deepspeed, **settings)
