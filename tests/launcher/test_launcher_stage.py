@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,21 @@ def test_in_a_terminal_progress_is_a_bar_with_the_time_left(monkeypatch: pytest.
     with Progress("grpo", logger) as again:
         again.update(1, 2)
         assert again._bar is not None
+
+
+@pytest.mark.parametrize(("stage", "num_inputs"), [("sft", 1), ("mine", 2), ("grpo", 3), ("evaluate", 3)])
+def test_every_stage_of_a_student_starts_a_process_per_device(
+    stage: str, num_inputs: int, run: Run, tables: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, int]] = []
+
+    def start(module: str, job: Any, folder: Path, *, devices: int = 1, **rest: Any) -> dict[str, Any]:
+        started.append((module, devices))
+        raise ConfigError("seen enough")
+
+    monkeypatch.setattr("tasks.launcher.stage.run_child", start)
+    config = CONFIG.model_copy(update={"student": CONFIG.student.model_copy(update={"devices": 3})})
+    task = getattr(importlib.import_module(f"tasks.{stage}.task"), stage)
+    with pytest.raises(ConfigError, match="seen enough"):
+        task.fn(run, config, *[Ref("dialogues", str(tables["dialogues"]), "digest", 12)] * num_inputs)
+    assert [devices for _, devices in started] == [3]
