@@ -40,7 +40,8 @@ class Plan:
 
     num_samples, num_questions, num_asked, prompt_tokens: expected of the whole run, from what the sampled files gave;
     num_asked: questions of the training split; prompt_tokens: of one try at each of them; sizes: of each source's
-    dialogues. seconds: of the stages that run the student, on this machine.
+    dialogues. seconds: of the stages that run the student, on this machine. features_gigabytes: what the features of
+    all training pictures take on disk.
     """
 
     config: PipelineConfig
@@ -55,6 +56,7 @@ class Plan:
     sizes: list[Sizes] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    features_gigabytes: float = 0.0
 
 
 def make_plan(config: PipelineConfig) -> Plan:
@@ -72,9 +74,11 @@ def make_plan(config: PipelineConfig) -> Plan:
     plan.findings += [*_teacher_findings(config), *_student_findings(config), *_deepspeed_findings(config)]
     try:
         plan.findings += _start_findings(config, machine.num_gpus)
-        from tasks.student.memory import estimate_memory, model_shape
+        from tasks.student.memory import estimate_memory, features_gigabytes, model_shape
 
         plan.memory = estimate_memory(config)
+        num_tokens = sum(part.num_pictures * part.vision for part in plan.sizes)
+        plan.features_gigabytes = features_gigabytes(config, model_shape(config), num_tokens)
         if plan.sizes:
             plan.seconds = expected_seconds(config, model_shape(config), combined(plan.sizes), machine.operations)
     except ConfigError as error:
@@ -276,6 +280,16 @@ def _teacher_line(plan: Plan) -> str:
     )
 
 
+def _features_line(plan: Plan) -> str:
+    """How much of the training pictures' features is kept, where the vision tower is frozen."""
+    needed, room = plan.features_gigabytes, plan.config.student.features_gigabytes
+    kept = "all are kept" if room >= needed else f"a random {room / needed:.0%} of the pictures is kept"
+    return (
+        f"Features of all training pictures under a frozen vision tower: {needed:.3g} GB; "
+        f"student.features_gigabytes is {room:g}: {kept}"
+    )
+
+
 def print_plan(plan: Plan) -> None:
     """Stages with their sizes, memory per device, findings."""
     config = plan.config
@@ -305,6 +319,8 @@ def print_plan(plan: Plan) -> None:
         print(f"Expected on this machine, to a factor of two: {shown}")
     for stage, parts in plan.memory.items():
         print(f"Memory per device, {stage}: " + ", ".join(f"{name} {gib:.1f} GiB" for name, gib in parts.items()))
+    if plan.features_gigabytes:
+        print(_features_line(plan))
     for note in plan.notes:
         print(f"Note: {note}.")
     for finding in plan.findings:

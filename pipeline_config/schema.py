@@ -250,6 +250,7 @@ class ModelShape(Section):
     layers: Count = Field(description="of the language model")
     vocabulary: Count = Field(description="number of token ids")
     kv_width: Count = Field(description="key-value heads times head width")
+    vision_width: Count = Field(description="of the vision tower's blocks")
 
 
 class StudentConfig(Section):
@@ -278,8 +279,9 @@ class StudentConfig(Section):
     )
     features_gigabytes: Annotated[float, Field(ge=0)] = Field(
         10.0,
-        description="of features of pictures under a frozen vision tower, kept on disk under the home, the least "
-        "recently used dropped first; 10 hold 1,000 pictures of 1,000 vision tokens of Qwen2.5-VL; 0 = in memory only",
+        description="of features of pictures under a frozen vision tower, kept on disk under the home; of more than fit "
+        "a random share; the dry run says how many all take; 10 hold 1,000 pictures of 1,000 vision tokens of "
+        "Qwen2.5-VL in bfloat16; 0 = in memory only",
     )
     devices: Count = Field(1, description="processes of the training child; more than one goes through torchrun")
     threads: int = Field(0, description="CPU threads of a child, 0 = all")

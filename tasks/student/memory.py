@@ -22,6 +22,7 @@ _ADAM_BYTES = 8  # two float32 moments
 _MASTER_BYTES = 4  # float32 copy that DeepSpeed keeps of half-precision weights
 _FULL_ACTIVATION, _KEPT_ACTIVATION = 34, 2  # bytes per token, hidden unit and layer, half precision
 _TOKEN_SIDE = 28  # pixels of a vision token of Qwen2-VL and Qwen2.5-VL
+_TOKEN_PATCHES = 4
 _PIXEL_BYTES = 4 * 2 * 3 * _TOKEN_SIDE**2  # of a vision token: float32, each frame twice, three colours
 _OWN_ROOM = 64  # columns that `tasks.student.decode` makes a buffer longer than what it holds
 
@@ -73,11 +74,11 @@ def model_shape(config: PipelineConfig) -> ModelShape:
     if not isinstance(folder, Path) or not files:
         raise ConfigError(
             f"student.shape: missing, and {config.student.model} is not on this machine; give its parameters, "
-            "vision_parameters, hidden, layers, vocabulary and kv_width"
+            "vision_parameters, hidden, layers, vocabulary, kv_width and vision_width"
         )
     sizes = {name: size for file in files for name, size in _tensor_sizes(file).items()}
     tree = json.loads((folder / "config.json").read_text())
-    text = {**tree, **tree.get("text_config", {})}
+    text, vision = {**tree, **tree.get("text_config", {})}, tree["vision_config"]
     return ModelShape(
         parameters=sum(sizes.values()),
         vision_parameters=sum(size for name, size in sizes.items() if "visual." in name),
@@ -85,7 +86,13 @@ def model_shape(config: PipelineConfig) -> ModelShape:
         layers=text["num_hidden_layers"],
         vocabulary=text["vocab_size"],
         kv_width=text["num_key_value_heads"] * text["hidden_size"] // text["num_attention_heads"],
+        vision_width=vision.get("embed_dim") or vision["hidden_size"],  # where both stand, the second is the language's
     )
+
+
+def features_gigabytes(config: PipelineConfig, shape: ModelShape, num_tokens: float) -> float:
+    """GB that `tasks.student.vision` keeps of pictures with so many vision tokens together."""
+    return num_tokens * _TOKEN_PATCHES * shape.vision_width * _float_bytes(config) / 1e9
 
 
 def _stage(

@@ -1,7 +1,7 @@
 """Pictures as the student's vision tower takes them: through the model's own image processor, kept while in use.
 
-Several dialogues of a dataset show the same picture; what the processor made of it is kept, up to a byte limit, until
-the file changes.
+Several dialogues of a dataset show the same picture; what the processor made of it is kept (`Kept`) until the file
+changes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from tasks.student.kept import Kept
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES, RECENT_BYTES = 384 * 2**20, 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Picture:
 
 
 class Pictures:
-    """Pictures by path, most recently used kept."""
+    """Pictures by path."""
 
-    def __init__(self, image_processor: Any, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, image_processor: Any, kept_bytes: int = KEPT_BYTES, recent_bytes: int = RECENT_BYTES) -> None:
         self._processor = image_processor
-        self._kept: Kept[Picture] = Kept(kept_bytes)
+        self._kept: Kept[Picture] = Kept(kept_bytes, recent_bytes)
         self._size_as_stamped = functools.lru_cache(maxsize=2**18)(self._resized_size)
 
     def of(self, path: str) -> Picture:

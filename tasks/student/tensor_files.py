@@ -1,6 +1,7 @@
 """Tensors in a folder on disk that several processes share, up to a number of bytes. Ours.
 
-A cache: what cannot be read is as good as absent, and a disk that cannot be written to is no reason to stop.
+A cache: what cannot be read is as good as absent, and a disk that cannot be written to is no reason to stop. Of more
+tensors than fit a fixed share stays, for the reason that `tasks/student/kept.py` gives.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,11 +21,14 @@ logger = logging.getLogger(__name__)
 
 # A process looks at the whole folder each time it has written this share of the limit.
 _SHARE_BETWEEN_LOOKS = 1 / 50
+_ABANDONED_SECONDS = 3600.0  # after which a file that is half written was left behind by a process that was killed
 
 
 class TensorFiles:
-    """One file a tensor, ``folder/<group>/<key>.safetensors``; the least recently used go first.
+    """One file a tensor, ``folder/<group>/<key>.safetensors``; keys are digests.
 
+    What does not fit goes: files of the groups that were used less lately first, then those of the highest keys. So of
+    the group in use the same random share stays in whatever order, and by whatever process, its tensors are used.
     Each process may write a fiftieth of `most_bytes` before it looks at what the others wrote: so far, and by one file
     each, the limit can be exceeded for a while.
     """
@@ -31,6 +36,7 @@ class TensorFiles:
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder, self._most_bytes = folder, most_bytes
         self._unseen_bytes = most_bytes  # the first writing looks
+        self._highest: dict[str, str] = {}  # key that still fits, of each group of which some did not
         self._writable = True
 
     def get(self, group: str, key: str) -> Tensor | None:
@@ -46,8 +52,8 @@ class TensorFiles:
         return tensor
 
     def put(self, group: str, key: str, tensor: Tensor) -> None:
-        """Write beside and rename, so that a reader finds a whole file or none."""
-        if not self._writable:
+        """Write beside and rename, so that a reader finds a whole file or none; not what would have to go again."""
+        if not self._writable or key > self._highest.get(group, key):
             return
         path = self._path(group, key)
         beside = path.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}.part")
@@ -65,22 +71,30 @@ class TensorFiles:
         self._unseen_bytes += len(content)
         if self._unseen_bytes >= self._most_bytes * _SHARE_BETWEEN_LOOKS:
             self._unseen_bytes = 0
-            self._drop_oldest()
+            self._drop_excess()
 
     def _path(self, group: str, key: str) -> Path:
         return self._folder / group / f"{key}.safetensors"
 
-    def _drop_oldest(self) -> None:
+    def _drop_excess(self) -> None:
         """Down to the limit; files that another process removes meanwhile are gone either way."""
-        found: list[tuple[float, int, Path]] = []
+        by_group: dict[str, list[tuple[str, int, Path]]] = {}
+        last_used: dict[str, float] = {}
         for path in self._folder.glob("*/*"):
             with contextlib.suppress(OSError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        excess = sum(size for _, size, _ in found) - self._most_bytes
-        for _, size, path in sorted(found):
-            if excess <= 0:
-                return
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            excess -= size
+                if path.suffix == ".safetensors":
+                    group = path.parent.name
+                    by_group.setdefault(group, []).append((path.stem, status.st_size, path))
+                    last_used[group] = max(last_used.get(group, 0.0), status.st_mtime)
+                elif time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                    path.unlink(missing_ok=True)
+        excess = sum(size for files in by_group.values() for _, size, _ in files) - self._most_bytes
+        for group in sorted(by_group, key=last_used.__getitem__):
+            files = sorted(by_group[group])
+            while files and excess > 0:
+                _, size, path = files.pop()
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+                excess -= size
+                self._highest[group] = files[-1][0] if files else ""

@@ -40,7 +40,7 @@ from tasks.student.tensor_files import TensorFiles
 if TYPE_CHECKING:
     from tasks.student.checkpoint import Student
 
-KEPT_BYTES = 1024 * 2**20  # in memory
+KEPT_BYTES, RECENT_BYTES = 768 * 2**20, 256 * 2**20  # in memory, as `Kept` has them
 _MOST_PATCHES = 8192  # of several pictures computed together
 # What turns a file into features, beside what is this project's own.
 _LIBRARIES = ("torch", "torchvision", "transformers", "pillow")
@@ -48,11 +48,17 @@ _LIVING: WeakValueDictionary[int, KeptFeatures] = WeakValueDictionary()
 
 
 class KeptFeatures:
-    """Of one student. files: None keeps in memory only, most recently used first, on the CPU."""
+    """Of one student. files: None keeps in memory only, on the CPU. Of more than fits, as much as fits is kept."""
 
-    def __init__(self, student: Student, files: TensorFiles | None = None, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self,
+        student: Student,
+        files: TensorFiles | None = None,
+        kept_bytes: int = KEPT_BYTES,
+        recent_bytes: int = RECENT_BYTES,
+    ) -> None:
         self._student, self._files = student, files
-        self._kept: Kept[Tensor] = Kept(kept_bytes)
+        self._kept: Kept[Tensor] = Kept(kept_bytes, recent_bytes)
         self._weights: list[tuple[int, int]] = []
         self._tower_digest = ""
         self._prepared: set[str] = set()

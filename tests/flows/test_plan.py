@@ -86,6 +86,21 @@ def test_a_plan_for_gpus_on_a_machine_without_says_what_it_cannot_check(
     assert make_plan(load_config("tiny")).notes == []
 
 
+def test_it_says_what_the_features_of_all_training_pictures_take(capsys: pytest.CaptureFixture[str]) -> None:
+    """The shipped student makes of each of a picture's 64 patches 192 numbers of float32."""
+    settings = {"student.precision": "float32", "student.features_gigabytes": 0.001}
+    plan = make_plan(load_config("tiny", settings))
+    [sizes] = plan.sizes
+    assert plan.features_gigabytes == pytest.approx(sizes.num_pictures * 64 * 192 * 4 / 1e9)
+    print_plan(plan)
+    share = 0.001 / plan.features_gigabytes
+    assert (
+        f"student.features_gigabytes is 0.001: a random {share:.0%} of the pictures is kept" in capsys.readouterr().out
+    )
+    print_plan(make_plan(load_config("tiny", {"student.precision": "float32"})))
+    assert "student.features_gigabytes is 10: all are kept" in capsys.readouterr().out
+
+
 def test_a_deepspeed_file_is_found_where_training_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     shipped, missing = "pipeline_config/deepspeed/zero2.json", "pipeline_config/deepspeed/zero9.json"

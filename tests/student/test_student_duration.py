@@ -11,7 +11,13 @@ from pipeline_config.schema import ModelShape, load_config
 from tasks.student.duration import Sizes, combined, expected_seconds, in_words, sizes_of, vision_tokens
 
 SHAPE = ModelShape(
-    parameters=8_000_000, vision_parameters=2_000_000, hidden=256, layers=4, vocabulary=4000, kv_width=64
+    parameters=8_000_000,
+    vision_parameters=2_000_000,
+    hidden=256,
+    layers=4,
+    vocabulary=4000,
+    kv_width=64,
+    vision_width=128,
 )
 SIZES = Sizes(num_train=2000, num_test=1000, num_pictures=400, seen=3000, vision=36, prompt=46, response=54)
 SPEED = 1e11

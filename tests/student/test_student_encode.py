@@ -121,7 +121,7 @@ def test_what_is_no_picture_is_named(student: Student, tmp_path: Any) -> None:
 def test_pictures_are_kept_up_to_a_limit(student: Student, picture: Picture) -> None:
     from tasks.student.pictures import Pictures
 
-    one = Pictures(student.processor.image_processor, kept_bytes=2 * 64 * 1176 * 4)
+    one = Pictures(student.processor.image_processor, kept_bytes=0, recent_bytes=2 * 64 * 1176 * 4)
     paths = [picture(112, 112), picture(112, 140), picture(140, 112)]
     first = one.of(paths[0])
     assert one.of(paths[0]) is first

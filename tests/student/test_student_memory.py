@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline_config.schema import ConfigError, PipelineConfig, load_config
-from tasks.student.memory import estimate_memory, model_shape
+from tasks.student.checkpoint import load_student
+from tasks.student.memory import estimate_memory, features_gigabytes, model_shape
+from tasks.student.tensor_files import TensorFiles
+from tasks.student.vision import KeptFeatures
 
 SEVEN_B = "qwen2_5_vl_7b"
 ZERO3 = {"sft.deepspeed": "pipeline_config/deepspeed/zero3.json"}
@@ -195,3 +199,17 @@ def test_a_micro_batch_of_grpo_is_a_prompt_and_all_its_completions() -> None:
     tokens, hidden, layers, vocabulary = 8 * 1024, 3584, 28, 152_064
     added = tokens * hidden * (2 * layers + 34) + 2 * 4 * tokens * vocabulary
     assert sixteen - eight == pytest.approx(added / 2**30, abs=0.02)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_features_take_the_gigabytes_it_says(
+    family: str, precision: str, folders: dict[str, Path], picture: Callable[[int, int], str], tmp_path: Path
+) -> None:
+    config = load_config("demo", {"student.model": str(folders[family]), "student.precision": precision})
+    paths = [picture(140, 84), picture(168, 224)]
+    student = load_student(config.student.model, config.student)
+    KeptFeatures(student, TensorFiles(tmp_path, 10**7)).of(paths)
+    needed = features_gigabytes(config, model_shape(config), sum(student.pictures.num_tokens(path) for path in paths))
+    written = sum(path.stat().st_size for path in tmp_path.glob("*/*"))
+    assert 0 <= written - needed * 1e9 <= 200 * len(paths), "headers"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,30 +250,32 @@ def test_a_disk_that_cannot_be_written_to_stops_nothing(
     assert len(caplog.records) == 1, "said once"
 
 
-def test_the_limit_on_disk_holds_and_the_least_recently_used_go(tmp_path: Path) -> None:
-    size = 1000
-    first, second = TensorFiles(tmp_path, 4 * size), TensorFiles(tmp_path, 4 * size)
-    tensors = [torch.full((200,), float(i)) for i in range(8)]
-    for i in range(3):  # of 800 bytes and a header each
-        (first, second)[i % 2].put("how", str(i), tensors[i])
-        _age(tmp_path, 10)
-    assert first.get("how", "0") is not None
-    for i in range(3, 5):
-        _age(tmp_path, 10)
-        second.put("other", str(i), tensors[i])
-    kept = {path.stem for path in tmp_path.glob("*/*")}
-    assert kept == {"0", "2", "3", "4"}, "0 was used since"
-    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 4 * size
-    assert first.get("how", "1") is None
-    found = second.get("other", "4")
-    assert found is not None
-    assert torch.equal(found, tensors[4])
-
-
-def _age(folder: Path, seconds: float) -> None:
-    """As if so much time had passed since each file was used."""
-    for path in folder.glob("*/*"):
-        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
+@pytest.mark.parametrize("on_disk", [False, True], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("share", [0.08, 0.5, 1.0])
+def test_epochs_in_another_order_find_the_share_that_fits(
+    load: Any, tmp_path: Path, share: float, on_disk: bool
+) -> None:
+    paths = []
+    for i in range(50):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (56, 56, 3), dtype=np.uint8)).save(paths[-1])
+    student = load("qwen2_vl", features_gigabytes=0)
+    KeptFeatures(student, TensorFiles(tmp_path / "one", 10**6)).of(paths[:1])
+    [file] = (tmp_path / "one").glob("*/*")
+    one = file.stat().st_size if on_disk else 16 * 32 * 4  # patches of 32 float32
+    room = round(share * len(paths) * one)
+    features = KeptFeatures(
+        student,
+        TensorFiles(tmp_path / "features", room) if on_disk else None,
+        kept_bytes=0 if on_disk else room,
+        recent_bytes=0,
+    )
+    for epoch in range(3):
+        with counted(student) as seen:
+            for i in np.random.default_rng(epoch).permutation(len(paths)):
+                features.of([paths[i]])
+        hits = 1 - sum(seen) / len(paths)
+        assert hits == pytest.approx(0 if epoch == 0 else share, abs=0.05)
 
 
 def test_without_a_disk_nothing_is_written_and_memory_has_its_limit(
@@ -282,7 +283,7 @@ def test_without_a_disk_nothing_is_written_and_memory_has_its_limit(
 ) -> None:
     student, paths = load(features_gigabytes=0), [picture(56, 56 + 28 * n) for n in range(3)]
     sizes = [len(student.pictures.of(path).pixel_values) * 32 * 4 for path in paths]  # 32 values a patch
-    features = KeptFeatures(student, kept_bytes=sum(sizes[1:]))
+    features = KeptFeatures(student, kept_bytes=0, recent_bytes=sum(sizes[1:]))
     with counted(student) as seen:
         features.of(paths[:2])
         features.of(paths[:1])
