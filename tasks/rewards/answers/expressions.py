@@ -1,7 +1,7 @@
 r"""Reading a mathematical expression as the entire answer field: "sqrt(2)/2", "\frac{1}{2}", "2**10", "2x + 1".
 
 A small grammar of our own turns the text into a sympy expression; nothing is evaluated as code. The length of the text,
-the depth of its brackets and the size of every power are bounded, so that no answer ("9**9**9**9") takes long or much
+the depth of its nesting and the size of every power are bounded, so that no answer ("9**9**9**9") takes long or much
 memory.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sympy import Expr
 
 MAX_CHARACTERS = 256
-MAX_DEPTH = 24  # of brackets
+MAX_DEPTH = 24  # of brackets, roots and functions
 MAX_BITS = 2048  # of a number that a power makes
 MAX_DEGREE = 64  # of a power of a variable
 MAX_WORD = 3  # letters that stand together: "2xy" is a product, "apples" is a word
@@ -208,23 +208,24 @@ class _Parser:
         return value
 
     def atom(self) -> Any:
-        kind, text = self.peek()
-        self.at += 1
-        if kind == "number":
-            return self.sympy.Rational(text)
-        if kind == "variable":
-            return self.sympy.Symbol(text)
-        if kind == "name":
-            return self.named(text)
-        if text not in ("(", "{"):
-            raise _NoExpression
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _NoExpression
-        value = self.sum()
-        self.depth -= 1
-        if not self.take(")" if text == "(" else "}"):
+        kind, text = self.peek()
+        self.at += 1
+        if kind == "number":
+            value = self.sympy.Rational(text)
+        elif kind == "variable":
+            value = self.sympy.Symbol(text)
+        elif kind == "name":
+            value = self.named(text)
+        elif text in ("(", "{"):
+            value = self.sum()
+            if not self.take(")" if text == "(" else "}"):
+                raise _NoExpression
+        else:
             raise _NoExpression
+        self.depth -= 1
         return value
 
     def named(self, name: str) -> Any:
