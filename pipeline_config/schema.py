@@ -279,8 +279,8 @@ class StudentConfig(Section):
     )
     features_gigabytes: Annotated[float, Field(ge=0)] = Field(
         10.0,
-        description="of features of pictures under a frozen vision tower, kept on disk under the home; of more than fit "
-        "a random share; the dry run says how many all take; 10 hold 1,000 pictures of 1,000 vision tokens of "
+        description="of features of pictures under a frozen vision tower, kept on disk under the home; of more than "
+        "fit, a random share; the dry run says how many all take; 10 hold 1,000 pictures of 1,000 vision tokens of "
         "Qwen2.5-VL in bfloat16; 0 = in memory only",
     )
     devices: Count = Field(1, description="processes of the training child; more than one goes through torchrun")
