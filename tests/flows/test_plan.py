@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,15 @@ def test_the_7b_recipe_on_three_pictures_lacks_only_key_and_weights() -> None:
     assert any("OPENAI_API_KEY" in finding for finding in plan.findings)
     assert any("Qwen/Qwen2.5-VL-7B-Instruct" in finding for finding in plan.findings)
     assert plan.memory["sft"]["total"] > plan.memory["sft"]["weights"] > 15
+
+
+def test_the_teacher_is_asked_about_what_trains_at_every_try(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(load_config("qwen2_5_vl_7b", {**FIXTURE, "ingest.test_share": 0.25, "annotate.tries": 3}))
+    assert plan.num_asked == pytest.approx(0.75 * plan.num_questions)
+    print_plan(plan)
+    said = re.search(r"cost at most ([\d.]+); all tries: at most ([\d.]+)", capsys.readouterr().out)
+    assert said is not None
+    assert float(said[2]) == pytest.approx(3 * float(said[1]), abs=0.02)
 
 
 @pytest.mark.parametrize(

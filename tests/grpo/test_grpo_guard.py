@@ -18,6 +18,14 @@ def test_a_spike_is_skipped_and_does_not_move_the_average() -> None:
     assert not guard.admits(50.0)
 
 
+def test_the_usual_norm_moves_slowly() -> None:
+    guard = SpikeGuard(10)
+    assert guard.admits(1.0)
+    assert guard.admits(5.0)
+    assert not guard.admits(14.5), "above ten times .9 * 1 + .1 * 5"
+    assert guard.admits(13.5)
+
+
 def test_steps_without_gradient_do_not_make_the_next_one_a_spike() -> None:
     guard = SpikeGuard(10)
     assert all(guard.admits(norm) for norm in [1.0, *[0.0] * 50, 1.0])

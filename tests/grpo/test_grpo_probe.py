@@ -37,6 +37,13 @@ def test_temperature_and_nucleus_are_those_of_training(make_job: Callable[..., J
     assert probed(make_job(**setting), seed=1) == probed(make_job(**setting), seed=2)
 
 
+def test_lengths_are_those_of_training(make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student of random weights opens no thinking by itself: here every text counts as thinking that goes on."""
+    assert probed(make_job(max_new_tokens=4), seed=1) != probed(make_job(max_new_tokens=8), seed=1)
+    monkeypatch.setattr("tasks.student.generate._answer_now", lambda student, token_ids: [5, 6])
+    assert probed(make_job(max_think_tokens=3), seed=1) != probed(make_job(), seed=1)
+
+
 def test_processes_sample_shares_and_the_first_scores_them_all(
     student_folder: Path,
     tables: dict[str, Path],

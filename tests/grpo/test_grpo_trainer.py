@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,7 +19,7 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 # isort: split
 import torch
 
-from pipeline_config.schema import StudentConfig
+from pipeline_config.schema import PipelineConfig, StudentConfig
 from tasks.grpo.train import run
 from tasks.grpo.trainer import GrpoTrainer, disable_dropout
 from tasks.launcher.job import Job
@@ -159,3 +161,44 @@ def test_the_training_forward_has_the_temperature_of_the_rollouts(make_job: Make
     job = make_job(steps=1, temperature=0.6)
     run(job)
     assert history(job)[0]["logprob_gap"] < 1e-5
+
+
+@pytest.mark.parametrize(("spike_factor", "skips"), [(1.001, True), (1e9, False)])
+def test_the_spike_factor_is_the_configurations(make_job: MakeJob, spike_factor: float, skips: bool) -> None:
+    job = make_job(steps=6, spike_factor=spike_factor)
+    run(job)
+    assert any(entry["skipped_updates"] for entry in history(job)) is skips
+
+
+def test_without_expansion_a_step_rolls_out_what_it_trains_on(make_job: MakeJob) -> None:
+    job = make_job(steps=6, rubric="rare")
+    run(job)
+    assert any(entry["zero_variance_share"] for entry in history(job))
+    assert all(entry["expansion"] == 1 for entry in history(job))
+    assert len(rollouts(job)) == 6 * 2 * 4
+
+
+def test_the_curriculum_starts_from_what_was_mined(make_job: MakeJob, tmp_path: Path) -> None:
+    """Of twelve prompts three were right at times; without a floor no other is drawn."""
+    job = make_job(steps=1, prompts_per_step=3, sampling={"order": "curriculum", "floor": 1e-9})
+    table = pq.read_table(job.inputs["difficulty"])
+    rows = [{**row, "rewards": [0.0, float(i % 4 == 0)] * 2} for i, row in enumerate(table.to_pylist())]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "difficulty.parquet")
+    job.inputs["difficulty"] = str(tmp_path / "difficulty.parquet")
+    run(job)
+    assert {row["dialogue_id"] for row in rollouts(job)} == {row["dialogue_id"] for row in rows[::4]}
+
+
+@pytest.mark.parametrize(("right_above", "share"), [(0.4, 1.0), (0.6, 0.0)])
+def test_a_group_is_all_right_above_the_threshold_of_mining(
+    make_job: MakeJob, right_above: float, share: float
+) -> None:
+    """Every completion is cut, and so half right."""
+    job = make_job(steps=1, max_new_tokens=2)
+    tree = job.config.model_dump()
+    tree["rewards"] |= {"truncated": 0.5, "untagged": "unparseable", "rubrics": {"choice": {"choice": 1, "letters": 1}}}
+    tree["mine"]["right_above"] = right_above
+    job = dataclasses.replace(job, config=PipelineConfig.model_validate(tree))
+    run(job)
+    assert history(job)[0]["accuracy"] == 0.5
+    assert history(job)[0]["all_right_share"] == share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -141,6 +142,39 @@ def test_an_epoch_sees_the_dialogues_of_a_sub_task_as_often_as_asked(small_stude
     sub_task = pq.read_table(dialogues)["sub_task"][0].as_py()
     train = pq.read_table(dialogues, filters=[("split", "=", "train"), ("sub_task", "=", sub_task)])
     assert len(TrainingDialogues(student, dialogues, 400, {sub_task: 3})) == len(once) + 2 * train.num_rows
+
+
+def test_repeats_are_the_configurations(make_job: MakeJob) -> None:
+    assert run(make_job(repeats={"mcq": 3}, batch_size=42, save_steps=99))["dialogues"] == 14 * 3
+
+
+def test_the_seed_draws_the_order_of_batches(make_job: MakeJob) -> None:
+    losses = []
+    for seed in (1, 2):
+        job = dataclasses.replace(make_job(f"seed{seed}", save_steps=99), seed=seed)
+        run(job)
+        losses.append([entry["loss"] for entry in json.loads((job.out / "history.json").read_text())["steps"]])
+    assert losses[0][0] != pytest.approx(losses[1][0], rel=1e-4)
+
+
+def test_new_adapters_start_from_the_seed(make_job: MakeJob) -> None:
+    """One batch holds all dialogues: their order changes rounding alone."""
+    lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.0}}
+    started = []
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        job = dataclasses.replace(make_job(name, student=lora, batch_size=14, save_steps=99, lr=1e-6), seed=seed)
+        run(job)
+        started.append({key: tensor for key, tensor in weights(job).items() if "lora_A" in key})
+    assert started[0]
+    for key, tensor in started[0].items():
+        torch.testing.assert_close(started[1][key], tensor)
+        assert (started[2][key] - tensor).abs().max() > 1e-2
+
+
+def test_the_checkpoint_before_stays_while_the_next_is_written(make_job: MakeJob) -> None:
+    job = make_job(save_steps=1)
+    assert run(job)["steps"] == 4
+    assert sorted(path.name for path in (job.folder / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_nothing_to_train_on_is_said(make_job: MakeJob, dialogues: Path, tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_saving_replaces_what_stood_there(folders: dict[str, Path], tmp_path: Pa
     assert (tmp_path / "student" / "model.safetensors").exists()
 
 
+def test_pictures_have_the_bounds_of_the_configuration(folders: dict[str, Path], picture: Picture) -> None:
+    for bounds, size in (({}, (84, 84)), ({"min_pixels": 140 * 140}, (140, 140)), ({"max_pixels": 56 * 56}, (56, 56))):
+        student = load_student(str(folders["qwen2_5_vl"]), StudentConfig.model_validate(bounds))
+        assert student.pictures.resized_size(picture(84, 84)) == size
+
+
 def test_new_adapters_have_the_rank_scale_and_dropout_of_the_configuration(folders: dict[str, Path]) -> None:
     config = StudentConfig.model_validate({"lora": {"r": 4, "alpha": 12, "dropout": 0.25}})
     network = load_student(str(folders["qwen2_5_vl"]), config, train=True).model

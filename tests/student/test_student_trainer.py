@@ -89,3 +89,12 @@ def test_the_schedule_is_the_configurations(
 ) -> None:
     optimiser = {"optimiser": {**OPTIMISER, "scheduler": scheduler}}
     assert arguments(config(sft=optimiser, grpo=optimiser), tmp_path).lr_scheduler_type == scheduler
+
+
+@pytest.mark.parametrize("arguments", [sft, grpo])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_is_the_configurations(
+    arguments: Callable[[PipelineConfig, Path], TrainingArguments], checkpointing: bool, tmp_path: Path
+) -> None:
+    student = {"gradient_checkpointing": checkpointing}
+    assert arguments(config(student=student), tmp_path).activation_checkpointing is checkpointing
