@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline_config.schema import ConfigError, OpenAIJudge
+from tasks.endpoint.budget import Budget
 from tasks.endpoint.client import FAILURES_TO_OPEN, Endpoint
-from tasks.endpoint.request import EndpointUnavailable, Reply, Request, Unanswered
+from tasks.endpoint.request import BudgetSpent, EndpointUnavailable, Reply, Request, Unanswered
 from tests.annotate.endpoint import Endpoint as Server
 from tests.annotate.endpoint import Handler, complete, fail, hang
 
@@ -31,11 +32,12 @@ def request(number: int = 0, **fields: Any) -> Request:
 def ask(server: Server, requests: list[Request], **fields: Any) -> list[Any]:
     """Replies or exceptions, of requests made one after the other (`at_once`: together)."""
     at_once, around = fields.pop("at_once", False), fields.pop("around", contextlib.nullcontext)
+    budget = Budget(fields.pop("budget", None))
     settings = {"kind": "openai", "base_url": server.base_url, "model": "judge-1", "timeout_seconds": 5.0, **fields}
 
     async def asking() -> list[Any]:
         config = OpenAIJudge.model_validate(settings)
-        endpoint = Endpoint(config, "key", section="rewards.judge", around=around, first_pause=0.01)
+        endpoint = Endpoint(config, "key", section="rewards.judge", budget=budget, around=around, first_pause=0.01)
         try:
             if at_once:
                 return list(await asyncio.gather(*(endpoint.ask(r) for r in requests), return_exceptions=True))
@@ -120,6 +122,31 @@ def test_a_request_ends_at_its_deadline(server: Server) -> None:
     assert "nothing within" in str(failed)
     assert time.monotonic() - started < 3
     assert len(server.requests) <= 4
+
+
+def test_an_estimate_of_tokens_that_was_too_low_is_corrected(server: Server) -> None:
+    """A prompt of some twenty tokens by its characters is counted as a thousand, and costs .002; two cost too much."""
+    prices = [{"model": "judge-1", "prompt": 2.0}]
+    first, second = ask(server, [request(0), request(1)], prices=prices, budget=0.003)
+    assert first.cost == pytest.approx(0.002)
+    assert isinstance(second, BudgetSpent)
+    assert len(server.requests) == 1
+
+
+def test_the_tokens_of_answers_to_come_count_against_the_rate(server: Server) -> None:
+    """4,000 tokens a second, as many at once after a pause, and more than 1,000 for each of seven requests."""
+    limits = {"tokens_per_minute": 240_000, "max_new_tokens": 1000, "max_in_flight": 16}
+    ask(server, [request(n) for n in range(7)], at_once=True, **limits)
+    times = sorted(received["at"] for received in server.requests)
+    assert times[-1] - times[0] > 0.4
+
+
+def test_pauses_between_attempts_double(server: Server) -> None:
+    server.script = [fail(500)] * 5
+    [reply] = ask(server, [request()], max_attempts=6)
+    assert isinstance(reply, Reply)
+    times = [received["at"] for received in server.requests]
+    assert times[5] - times[4] > 0.01 * 2**4 * 0.75, "a quarter less at most"
 
 
 def test_every_attempt_runs_inside_the_context_given(server: Server) -> None:
