@@ -78,17 +78,17 @@ child_main(lambda job: {**job.to_dict(), "config": job.config.name})
 
 
 def test_a_child_gets_the_stages_inputs_folder_options_and_seed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, tables: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "some_child.py").write_text(CHILD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    dialogues = Ref("dialogues", "/d.parquet", "digest", 4)
+    dialogues = Ref("dialogues", str(tables["dialogues"]), "digest", 12)
     with open_stage("mine", run, CONFIG.model_copy(update={"seed": 11}), {"dialogues": dialogues}) as stage:
         facts = stage.child("some_child", {"wanted": 2}, name="first")
     folder = run.folder / "mine" / "first"
     assert facts == {
-        "config": "stage-test", "inputs": {"dialogues": "/d.parquet"}, "out": str(folder / "out"),
+        "config": "stage-test", "inputs": {"dialogues": dialogues.uri}, "out": str(folder / "out"),
         "folder": str(folder), "seed": 11, "options": {"wanted": 2},
     }  # fmt: skip
 

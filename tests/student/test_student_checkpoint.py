@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline_config.schema import ConfigError, LoraConfig, StudentConfig
+from tasks.student import checkpoint
 from tasks.student.checkpoint import load_student, resolve_model, save_student
 from tasks.student.encode import Prompt, encode_prompts
 
@@ -192,3 +193,17 @@ def test_weights_of_another_model_are_refused(folders: dict[str, Path], tmp_path
     (tmp_path / "student" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ConfigError, match="its weights cannot be loaded"):
         load_student(str(tmp_path / "student"), StudentConfig(precision="float32"))
+
+
+def test_every_process_answers_on_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    network = torch.nn.Linear(2, 2)
+    moved: list[str] = []
+    monkeypatch.setattr(network, "to", moved.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    checkpoint._place(network, train=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    checkpoint._place(network, train=False)
+    assert (chosen, moved) == ([3], ["cuda", "cuda"])
