@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ import pytest
 import yaml
 from pydantic import Field
 
+from docs.imports import imports, package_layers, reached, reduced
 from pipeline_config import reference
 from pipeline_config.schema import CONFIG_FOLDER, PipelineConfig, Section
+from tasks.launcher.cache import SECTIONS
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -129,3 +132,43 @@ def _keys(node: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
         for entry in entries:
             if isinstance(entry, dict) and key not in ("repeats", "prompts", "rubrics", "min_gain", "min_low"):
                 yield from _keys(entry, f"{where}[]" if isinstance(value, list) else where)
+
+
+# ---------------------------------------------------------------------------------------------------- architecture.md
+def test_the_diagram_is_what_the_code_gives() -> None:
+    command = [sys.executable, "-m", "docs.imports"]
+    drawn = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert drawn in (ROOT / "docs" / "architecture.md").read_text(), "run: python -m docs.imports --write"
+
+
+def test_arrows_that_follow_from_others_are_left_out() -> None:
+    chain = {("a", "b"), ("b", "c"), ("c", "d"), ("a", "c"), ("a", "d"), ("b", "d")}
+    assert reduced(chain) == {("a", "b"), ("b", "c"), ("c", "d")}
+    mutual = {("b", "c"), ("c", "b")}
+    assert reduced(mutual | {("a", "b"), ("a", "c")}) == mutual | {("a", "b"), ("a", "c")}
+    assert reduced(mutual | {("a", "b"), ("a", "d"), ("c", "d")}) == mutual | {("a", "b"), ("c", "d")}
+
+
+def test_nothing_is_lost_with_the_arrows_left_out() -> None:
+    packages = [package for layer in package_layers() for package in layer]
+    drawn, all_edges = reduced(imports(packages)), imports(packages)
+    assert drawn < all_edges
+    for package in packages:
+        assert reached(package, drawn) == reached(package, all_edges)
+
+
+def test_every_package_stands_in_a_layer() -> None:
+    layered = {package for layer in package_layers() for package in layer}
+    folders = {f"tasks.{path.parent.name}" for path in (ROOT / "tasks").glob("*/__init__.py")}
+    assert layered == folders | {"flows", "pipeline_config", "data_contracts"}
+
+
+@pytest.mark.parametrize("stage", SECTIONS)
+def test_every_stage_and_what_it_publishes_stands_in_the_table(stage: str) -> None:
+    (row,) = re.findall(rf"^\| `{stage}` \|.*$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    task = (ROOT / "tasks" / stage / "task.py").read_text()
+    published = re.findall(r'publish_(?:table|folder)\("(\w+)"', task)
+    assert published
+    for kind in published:
+        assert f"`{kind}`" in row.split(" | ")[2]
+    assert row.endswith("child process |" if "stage.child(" in task else "in the flow's process |")
