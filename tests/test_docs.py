@@ -84,7 +84,7 @@ def test_defaults_are_those_of_a_config_that_says_nothing() -> None:
         ("`sft`", "| `repeats` | mapping of text to integer | `{}` | at least 1 |"),
         (
             "`ingest`",
-            "| `sources` | list: section of kind `vida` or `table` or `degrade` | required | at least 1 of them |",
+            "| `sources` | list: section of kind `vida` or `table`",
         ),
         ("`annotate`", "| `teacher` | section of kind `measured` or `openai` | `kind: measured` |  |"),
     ],
