@@ -283,7 +283,10 @@ def _teacher_line(plan: Plan) -> str:
 def _features_line(plan: Plan) -> str:
     """How much of the training pictures' features is kept, where the vision tower is frozen."""
     needed, room = plan.features_gigabytes, plan.config.student.features_gigabytes
-    kept = "all are kept" if room >= needed else f"a random {room / needed:.0%} of the pictures is kept"
+    if room == 0:
+        kept = "they are kept in memory only"
+    else:
+        kept = "all are kept" if room >= needed else f"a random {room / needed:.0%} of the pictures is kept"
     return (
         f"Features of all training pictures under a frozen vision tower: {needed:.3g} GB; "
         f"student.features_gigabytes is {room:g}: {kept}"

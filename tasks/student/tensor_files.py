@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,14 +22,27 @@ logger = logging.getLogger(__name__)
 
 # A process looks at the whole folder each time it has written this share of the limit.
 _SHARE_BETWEEN_LOOKS = 1 / 50
+_IDLE_SECONDS = 7 * 86400.0  # longer than an epoch
 _ABANDONED_SECONDS = 3600.0  # after which a file that is half written was left behind by a process that was killed
+
+
+@dataclass(frozen=True)
+class _File:
+    """used: when it was, in seconds."""
+
+    group: str
+    key: str
+    size: int
+    used: float
+    path: Path
 
 
 class TensorFiles:
     """One file a tensor, ``folder/<group>/<key>.safetensors``; keys are digests.
 
-    What does not fit goes: files of the groups that were used less lately first, then those of the highest keys. So of
-    the group in use the same random share stays in whatever order, and by whatever process, its tensors are used.
+    What does not fit goes: files that were not used for a week first, then those of the groups that were used less
+    lately, then those of the highest keys. So of the group in use the same random share stays in whatever order, and by
+    whatever process, its tensors are used.
     Each process may write a fiftieth of `most_bytes` before it looks at what the others wrote: so far, and by one file
     each, the limit can be exceeded for a while.
     """
@@ -78,23 +92,31 @@ class TensorFiles:
 
     def _drop_excess(self) -> None:
         """Down to the limit; files that another process removes meanwhile are gone either way."""
-        by_group: dict[str, list[tuple[str, int, Path]]] = {}
+        now, files = time.time(), self._files()
         last_used: dict[str, float] = {}
+        for file in files:
+            last_used[file.group] = max(last_used.get(file.group, 0.0), file.used)
+        files.sort(key=lambda file: file.key, reverse=True)
+        files.sort(key=lambda file: (now - file.used < _IDLE_SECONDS, last_used[file.group]))
+        excess = sum(file.size for file in files) - self._most_bytes
+        num_dropped = 0
+        while num_dropped < len(files) and excess > 0:
+            file = files[num_dropped]
+            with contextlib.suppress(OSError):
+                file.path.unlink(missing_ok=True)
+            excess -= file.size
+            num_dropped += 1
+        for group in {file.group for file in files[:num_dropped] if now - file.used < _IDLE_SECONDS}:
+            self._highest[group] = max((file.key for file in files[num_dropped:] if file.group == group), default="")
+
+    def _files(self) -> list[_File]:
+        """All that are whole; what was left behind half written is removed."""
+        found = []
         for path in self._folder.glob("*/*"):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 if path.suffix == ".safetensors":
-                    group = path.parent.name
-                    by_group.setdefault(group, []).append((path.stem, status.st_size, path))
-                    last_used[group] = max(last_used.get(group, 0.0), status.st_mtime)
+                    found.append(_File(path.parent.name, path.stem, status.st_size, status.st_mtime, path))
                 elif time.time() - status.st_mtime > _ABANDONED_SECONDS:
                     path.unlink(missing_ok=True)
-        excess = sum(size for files in by_group.values() for _, size, _ in files) - self._most_bytes
-        for group in sorted(by_group, key=last_used.__getitem__):
-            files = sorted(by_group[group])
-            while files and excess > 0:
-                _, size, path = files.pop()
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-                excess -= size
-                self._highest[group] = files[-1][0] if files else ""
+        return found

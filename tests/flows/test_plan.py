@@ -109,6 +109,8 @@ def test_it_says_what_the_features_of_all_training_pictures_take(capsys: pytest.
     )
     print_plan(make_plan(load_config("tiny", {"student.precision": "float32"})))
     assert "student.features_gigabytes is 10: all are kept" in capsys.readouterr().out
+    print_plan(make_plan(load_config("tiny", {"student.features_gigabytes": 0})))
+    assert "student.features_gigabytes is 0: they are kept in memory only" in capsys.readouterr().out
 
 
 def test_a_deepspeed_file_is_found_where_training_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

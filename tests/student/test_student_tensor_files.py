@@ -84,6 +84,16 @@ def test_groups_that_are_out_of_use_go_first(tmp_path: Path) -> None:
     assert held(tmp_path, "old"), "a group that was used a moment ago is not given up for another"
 
 
+def test_what_was_not_used_for_a_week_goes_first(tmp_path: Path) -> None:
+    """Such as another dataset's pictures, seen by the same tower."""
+    epoch(TensorFiles(tmp_path, 60 * SIZE), "how", 0, KEYS[:50])
+    _age(tmp_path / "how", 8 * 86400)
+    for number in range(2):
+        found = epoch(TensorFiles(tmp_path, 60 * SIZE), "how", number, KEYS[50:105])
+    assert found == 55
+    assert len(held(tmp_path, "how") & set(KEYS[:50])) >= 1, "no more than has to"
+
+
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     (tmp_path / "how").mkdir()
     for name, seconds in ((".old.1.1.part", 7200), (".new.1.1.part", 0)):
