@@ -17,9 +17,14 @@ _FLASH_PACKAGES = {"flash_attn": "flash-attn", "kernels": "kernels"}
 
 
 def deepspeed_refusals(stage: str, deepspeed: Path | None, devices: int) -> Iterator[str]:
-    """Of a stage's DeepSpeed file."""
+    """Of a stage's DeepSpeed file. Raises ConfigError as `zero_stage`."""
     if deepspeed and devices == 1:
         yield f"{stage}.deepspeed: needs student.devices of two or more; leave it out for one"
+    if deepspeed and stage == "grpo" and zero_stage(deepspeed) == 0:
+        yield (
+            f"grpo.deepspeed: {deepspeed} names no ZeRO stage, and without one DeepSpeed cannot skip an update; let it "
+            "name zero_optimization.stage 1, 2 or 3, or leave it out"
+        )
 
 
 def share_refusals(num_prompts: int, devices: int) -> Iterator[str]:

@@ -57,10 +57,15 @@ def test_more_devices_than_gpus(devices: int, num_gpus: int, refused: bool) -> N
     assert all(f"student.devices: {devices}" in s and f"this machine has {num_gpus}" in s for s in said)
 
 
-def test_what_training_refuses_at_its_start() -> None:
+def test_what_training_refuses_at_its_start(tmp_path: Path) -> None:
     (one,) = deepspeed_refusals("sft", ZERO2, 1)
     assert one.startswith("sft.deepspeed: needs student.devices of two or more")
     assert [*deepspeed_refusals("sft", ZERO2, 2), *deepspeed_refusals("sft", None, 1)] == []
+    plain = tmp_path / "plain.json"
+    plain.write_text('{"bf16": {"enabled": "auto"}}')
+    (unguarded,) = deepspeed_refusals("grpo", plain, 2)
+    assert "names no ZeRO stage" in unguarded
+    assert [*deepspeed_refusals("sft", plain, 2), *deepspeed_refusals("grpo", ZERO2, 2)] == []
     (shared,) = share_refusals(6, 4)
     assert shared == "grpo.prompts_per_step: 6 prompts cannot be shared by 4 devices; take a multiple of 4"
     assert list(share_refusals(8, 4)) == []
