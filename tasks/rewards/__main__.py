@@ -33,7 +33,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -146,14 +145,21 @@ def numbered_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     if first is None:
         return
     if first[1].lstrip().startswith("["):
-        rows = _parsed(first[1] + "".join(line for _, line in numbered))
-        if isinstance(rows, list):
-            yield from enumerate(rows, start=1)
-        else:
-            yield first[0], rows
+        every = [first, *numbered]
+        rows = _rows_of_array(every)
+        yield from [(number, _parsed(line)) for number, line in every] if rows is None else rows
         return
-    for number, line in chain([first], numbered):
-        yield number, _parsed(line)
+    yield first[0], _parsed(first[1])
+    yield from ((number, _parsed(line)) for number, line in numbered)
+
+
+def _rows_of_array(numbered: Sequence[tuple[int, str]]) -> list[tuple[int, Any]] | None:
+    """The rows of lines that are one JSON array, or what is wrong with it; None if the first line is one of its own."""
+    whole = _parsed("".join(line for _, line in numbered))
+    if isinstance(whole, list):
+        return list(enumerate(whole, start=1))
+    number, line = numbered[0]
+    return [(number, whole)] if isinstance(_parsed(line), ValueError) else None
 
 
 def _parsed(text: str) -> Any:

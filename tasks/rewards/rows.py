@@ -10,10 +10,10 @@ golds that are lists or numbers under `solution`, `answer` or `gt`), and our own
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.rewards.answers.turn import ANSWER, read_turn
 from tasks.rewards.reward import SampleError
 
 QUESTION_FIELDS = ("question", "problem", "instruction")
@@ -21,7 +21,6 @@ GOLD_FIELDS = ("answer", "solution", "gt")
 ID_FIELDS = ("id", "question_id", "dialogue_id", "problem_id")
 BOXES = ("tracking", "detection", "grounding", "region")
 EVENTS = ("caption", "structured_caption")
-_TAGGED = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 
 
 def sample_of(row: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
@@ -47,8 +46,9 @@ def _gold_text(gold: Any, field: str, sample: dict[str, Any]) -> str:
     """A gold as the student should write it. Captions whose gold is a list of events get the field `events`."""
     kind = sample["problem_type"]
     if isinstance(gold, str):
-        tagged = _TAGGED.fullmatch(gold)
-        return (tagged.group(1) if tagged else gold).strip()
+        text = read_turn(gold).answer if ANSWER[0] in gold else gold.strip()
+        if text is not None:
+            return text
     if isinstance(gold, int | float) and not isinstance(gold, bool):
         return str(gold)
     if isinstance(gold, list) and gold:

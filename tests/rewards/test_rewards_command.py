@@ -15,6 +15,7 @@ import pytest
 from pipeline_config.schema import RewardsConfig
 from tasks.rewards.__main__ import main, score_lines
 from tasks.rewards.examples import QUESTIONS, turn
+from tests.rewards.endpoint import Endpoint
 
 ROWS = Path(__file__).parents[1] / "fixtures" / "rows"
 GOOD = json.dumps({"sample": QUESTIONS[0], "completion": turn("B")})
@@ -136,6 +137,7 @@ def test_rows_of_videochat_r1_in_one_array() -> None:
         ("regression", 4.0, "3", 0.75),
         ("caption", ["A dog runs.", "A cat sleeps."], "A dog runs.", 0.5),
         ("video_quality", "<answer> Good </answer>", "good", 1.0),
+        ("video_quality", "<think>Sharp.</think><answer>Good</answer>", "good", 1.0),
     ],
 )
 def test_golds_that_are_lists_and_numbers(kind: str, gold: object, answer: str, value: float) -> None:
@@ -144,9 +146,47 @@ def test_golds_that_are_lists_and_numbers(kind: str, gold: object, answer: str, 
         assert result["parts"]["accuracy"] == value
 
 
+def test_a_first_line_that_is_an_array_costs_only_itself() -> None:
+    assert ["line" in result for result in scored(f"[]\n{GOOD}\n")] == [True, False]
+    assert [result["line"] for result in scored('[{"problem": \n"a"')] == [1]
+    assert scored("[]") == []
+
+
+def test_rows_of_grounded_questions() -> None:
+    row = {
+        "video": "1.mp4",
+        "question": "Why?",
+        "options": ["(A) to hide", "(B) to eat"],
+        "answer": "(B)",
+        "duration": 9,
+    }
+    completion = "<think>He eats.</think><answer>B</answer><glue>[(1, 4)]</glue>"
+    (result,) = scored([{**row, "glue": [[1, 4]], "completion": completion}], kind="grounded_qa")
+    assert result["total"] == 3.0
+
+
+def test_a_judge_that_cannot_be_asked_ends_the_program(
+    endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint.failures, endpoint.status = 100, 401
+    file = tmp_path / "lines.jsonl"
+    sample = {"problem_type": "judged", "question": "Who?", "answer": "a dog"}
+    file.write_text(json.dumps({"sample": sample, "completion": turn("the dog")}))
+    judge = f"judge={{kind: openai, base_url: {endpoint.url}, model: m, journal: {tmp_path}}}"
+    assert main(["--input", str(file), "--set", judge]) == 2
+    assert "check rewards.judge" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("kind", "gold"),
-    [("numerical", [1, 2]), ("temporal_grounding", [1, 2, 3]), ("rouge", True), ("judged", {"a": 1}), ("choice", [])],
+    [
+        ("numerical", [1, 2]),
+        ("temporal_grounding", [1, 2, 3]),
+        ("rouge", True),
+        ("judged", {"a": 1}),
+        ("choice", []),
+        ("choice", "<answer>A<answer>"),
+    ],
 )
 def test_other_golds_are_refused(kind: str, gold: object) -> None:
     (result,) = scored([{"problem": "?", "solution": gold, "problem_type": kind, "completion": "x"}])
