@@ -32,6 +32,13 @@ def training_pool(difficulty: Sequence[Row], config: GrpoConfig, seed: int) -> t
     return sorted(ids) + [others[i] for i in order], missing
 
 
+def step_size(pool_size: int, prompts_per_step: int, world_size: int) -> int:
+    """Prompts of a step: as configured; of a smaller pool as many as the devices can share evenly, if they can."""
+    if pool_size >= prompts_per_step:
+        return prompts_per_step
+    return pool_size // world_size * world_size or pool_size
+
+
 def probe_set(dialogues: Sequence[Row], sub_tasks: Sequence[str], num_prompts: int, seed: int) -> list[Row]:
     """A fixed set of training dialogues of the mined sub-tasks; fewer if there are not as many."""
     candidates = sorted(

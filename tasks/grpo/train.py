@@ -17,7 +17,6 @@ import tasks.student.torchvision_operators  # noqa: F401  before anything import
 
 # isort: split
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,12 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from data_contracts.check import ContractError
 from pipeline_config.schema import ConfigError, PipelineConfig
-from tasks.grpo.pool import probe_set, training_pool
+from tasks.grpo.pool import probe_set, step_size, training_pool
 from tasks.grpo.probe import probe
 from tasks.grpo.rollouts import discard_after, merge_parts
 from tasks.grpo.sampler import PromptSampler, make_sampler
 from tasks.grpo.trainer import GrpoTrainer, derive_seed, micro_batches
-from tasks.launcher.job import Job, child_main, is_rank_zero, progress, write_atomically
+from tasks.launcher.job import Job, child_main, is_rank_zero, progress, rank_and_world, write_atomically
 from tasks.student.checkpoint import Student, load_student, save_student
 from tasks.student.freeze import freeze
 from tasks.student.report import TrainingReport
@@ -78,7 +77,7 @@ def run(job: Job, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
         config.grpo.probe_prompts,
         derive_seed(job.seed, PROBE_SET_STREAM),
     )
-    num_prompts = min(len(pool), config.grpo.prompts_per_step)
+    num_prompts = step_size(len(pool), config.grpo.prompts_per_step, rank_and_world()[1])
     args = grpo_arguments(config, job.folder / "checkpoints", job.seed, num_prompts)
     check_devices("grpo", config, args.world_size)
     student = load_student(job.inputs["student"], config.student, train=True)
@@ -161,7 +160,7 @@ def grpo_arguments(config: PipelineConfig, folder: Path, seed: int, num_prompts:
         seed,
         max_steps=grpo.steps * grpo.inner_updates,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=micro_batches(config, num_prompts, int(os.environ.get("WORLD_SIZE", "1"))),
+        gradient_accumulation_steps=micro_batches(config, num_prompts, rank_and_world()[1]),
         train_sampling_strategy="sequential",
         logging_steps=grpo.inner_updates,
         save_steps=grpo.save_steps * grpo.inner_updates,

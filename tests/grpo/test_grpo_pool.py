@@ -8,7 +8,7 @@ import pytest
 
 from data_contracts.check import ContractError
 from pipeline_config.schema import ConfigError, GrpoConfig
-from tasks.grpo.pool import probe_set, training_pool
+from tasks.grpo.pool import probe_set, step_size, training_pool
 
 MINED = [
     {"dialogue_id": i, "pool": pool}
@@ -62,3 +62,12 @@ def test_the_probe_is_fixed_and_of_the_mined_training_dialogues() -> None:
     assert probe_set(list(reversed(rows)), ("mcq",), 8, 5) == probed
     assert probe_set(rows, ("mcq",), 8, 6) != probed
     assert len(probe_set(rows, ("mcq",), 500, 5)) == 20
+
+
+@pytest.mark.parametrize(
+    ("pool_size", "world_size", "expected"),
+    [(20, 4, 8), (8, 4, 8), (7, 4, 4), (7, 1, 7), (5, 2, 4), (3, 4, 3)],
+    ids=["as configured", "just enough", "shared by four", "alone", "shared by two", "cannot be shared"],
+)
+def test_a_step_of_a_small_pool_is_what_the_devices_can_share(pool_size: int, world_size: int, expected: int) -> None:
+    assert step_size(pool_size, 8, world_size) == expected
