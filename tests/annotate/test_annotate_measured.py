@@ -95,7 +95,7 @@ def test_every_question_gets_answers_in_the_students_form(name: str, photographs
     assert len({answer for _, answer in tries}) >= 2
     for reasoning, answer in tries:
         scored = score(question, f"<think>{reasoning}</think><answer>{answer}</answer>", RewardsConfig())
-        assert scored.reason == "read"
+        assert scored.reason == "read" or ", the gold is " in scored.reason, "right or wrong, it is read"
         lettered = dict(zip("ABCDE", question["options"], strict=False))
         ending = f". {lettered[answer]} {answer}" if answer in lettered else ", suggesting [^<>]{3,40}"
         assert re.fullmatch(rf"[A-Z][^<>]{{10,128}}{ending}\.", reasoning)

@@ -121,7 +121,7 @@ def test_long_texts_take_no_time(unit: str) -> None:
     entailed(text, ["A dog runs to the door.", "A cat sleeps."] * 20, 0.7)
     LEXICAL.agrees("Is it a dog or a cat?", "a dog", text)
     LEXICAL.agrees(text, "a dog", "a dog")
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 10.0, "minutes, if it grew with the square of the length"
 
 
 # --------------------------------------------------------------------------------------------------------- agreement
