@@ -7,6 +7,7 @@ one large product has. Good to a factor of two, on a machine that does nothing e
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def sizes_of(dialogues: Path, config: PipelineConfig) -> Sizes:
     some = pictures[:: max(1, len(pictures) // _SAMPLED)]
     vision = []
     for path in some:
-        with Image.open(path) as picture:
+        with contextlib.suppress(OSError), Image.open(path) as picture:  # the stage itself will name it
             vision.append(vision_tokens(*picture.size, config))
     characters = config.compress.characters_per_token
     return Sizes(

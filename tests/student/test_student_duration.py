@@ -113,6 +113,17 @@ def test_sizes_of_a_published_table(tables: dict[str, Path]) -> None:
     assert sizes.vision > 0
 
 
+def test_a_picture_that_is_gone_is_left_out_of_the_estimate(tables: dict[str, Path], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(tables["dialogues"])
+    gone = [str(tmp_path / "gone.png"), *table["media_path"].to_pylist()[1:]]
+    place = table.schema.get_field_index("media_path")
+    pq.write_table(table.set_column(place, "media_path", pa.array(gone)), tmp_path / "dialogues.parquet")
+    assert sizes_of(tmp_path / "dialogues.parquet", load_config("demo")).vision > 0
+
+
 def test_sources_add_up() -> None:
     other = Sizes(num_train=0, num_test=1000, num_pictures=0, seen=0, vision=72, prompt=46, response=54)
     both = combined([SIZES, other])
