@@ -8,7 +8,7 @@ STAMP = $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       install, then run the whole pipeline on real photographs (about ten minutes on two cores)"
+	@echo "make demo       install, then run the whole pipeline on real photographs (7 minutes after installation on two idle cores)"
 	@echo "make test       install, then the tests that are not slow"
 	@echo "make test-slow  the rest: real server and worker, whole flow, DeepSpeed, kill and resume"
 	@echo "make lint       ruff, mypy, import-linter"

@@ -191,7 +191,7 @@ def our_config(setting: Setting, train_vision: bool, steps: int, folder: Path, p
     from pipeline_config.schema import load_config
     from tasks.rewards.reward import reward
 
-    reward("length", judges="form", source="benchmark", formula="characters mod 7")(
+    reward("length", judges="form", source="benchmark", formula="characters mod 7", departs="nothing released")(
         lambda item: float(len(item.turn.text) % 7)
     )
     student = {"model": str(folder / "model"), "precision": precision, "features_gigabytes": 0}
@@ -219,7 +219,14 @@ def our_dialogues(student: Any, setting: Setting, pictures: list[Path]) -> dict[
     text = question(
         lambda text: encode_prompt(student, Prompt(text, str(pictures[0]))).num_prompt, setting.prompt_tokens
     )
-    pair = {"question_id": "q", "kind": "type", "problem_type": "choice", "question": text, "options": ["a", "b"]}
+    pair = {
+        "question_id": "q",
+        "sub_task": "mcq",
+        "kind": "type",
+        "problem_type": "choice",
+        "question": text,
+        "options": ["a", "b"],
+    }
     return {
         path.stem: {
             **{"dialogue_id": path.stem, "media_path": str(path), "prompt": text, "sub_task": "mcq", "num_pairs": 1},
